@@ -1,0 +1,484 @@
+"""The model directory: a manifest, checksummed files, atomic save, safe load.
+
+::
+
+    anomgan-model/
+      manifest.json        what is in here, how it was made, sha256 and size of every file
+      scorer.onnx          everything needed to score; also readable alone
+      weights.safetensors  to go on training or to export again
+      calibration.npz      held-out scores and the tail
+      probe.npz            rows and expected outputs, checked when a Scorer opens the model
+
+Loading parses data only: JSON, ONNX, safetensors and npz without pickle. Every file is a plain
+file named in the manifest, within the directory, of the stated size and checksum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomgan import __version__
+from anomgan.errors import (
+    ModelCorruptError,
+    ModelExistsError,
+    ModelNotFoundError,
+    OutputError,
+)
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "FORMAT_VERSION",
+    "VERDICTS",
+    "Bundle",
+    "Manifest",
+    "require_free",
+]
+
+FORMAT_VERSION: Final = 1
+"""Raised when an older reader could misread a directory; older formats stay readable."""
+
+DEFAULT_MODEL: Final = "anomgan-model"
+"""Name of the model directory where none is given."""
+
+VERDICTS: Final = ("healthy", "degraded", "failed")
+"""What training can be judged to be."""
+
+_MANIFEST = "manifest.json"
+_MANIFEST_BYTES = 64 * 2**20  # a schema of a million category names is about 16 MiB
+_FILE_BYTES = 2 * 2**30  # the limit of one protobuf message, hence of scorer.onnx
+_ARRAY_BYTES = 2**30
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NPZ_ERRORS = (
+    *(OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+_LIBRARIES = ("numpy", "polars", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model directory says of itself.
+
+    Parameters
+    ----------
+    schema : dict
+        ``Schema.to_dict()``.
+    parameters : dict
+        Hyperparameters as resolved, nothing left to a default.
+    training : dict
+        Facts: rows, columns, steps, seconds, device, seed, source.
+    health : dict
+        ``{"verdict": "healthy" | "degraded" | "failed", "reasons": [str, ...]}``.
+    calibration : dict
+        ``Calibrator.summary()``.
+    files : dict
+        ``{name: {"sha256": hex, "bytes": int}}``; filled in by `Bundle.save`.
+    format_version, anomgan_version, library_versions, created_at
+        Filled in by themselves; `created_at` is UTC in ISO 8601.
+    """
+
+    schema: dict[str, Any]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    health: dict[str, Any] = field(default_factory=lambda: {"verdict": "healthy", "reasons": []})
+    calibration: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+    anomgan_version: str = __version__
+    library_versions: dict[str, str] = field(default_factory=lambda: _library_versions())
+    created_at: str = field(default_factory=lambda: _now())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object that is stored."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Any, *, where: str = _MANIFEST) -> Manifest:
+        """Check and rebuild what `to_dict` gave.
+
+        Raises
+        ------
+        ModelCorruptError
+            Written by a newer anomgan, or a field is absent, unknown or of the wrong type; all
+            such faults are named together.
+        """
+        if not isinstance(content, dict):
+            raise ModelCorruptError(f"{where}: expected a JSON object, got {_kind(content)}")
+        _require_version(content.get("format_version"), where)
+        faults = list(_manifest_faults(content))
+        if faults:
+            raise ModelCorruptError(f"{where} is damaged: " + "; ".join(faults))
+        return cls(**content)
+
+
+def _kind(value: Any) -> str:
+    return {"dict": "an object", "list": "a list", "NoneType": "null"}.get(
+        type(value).__name__, f"a {type(value).__name__}"
+    )
+
+
+def _require_version(version: Any, where: str) -> None:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ModelCorruptError(f"{where} has no usable format_version (found {version!r})")
+    if version > FORMAT_VERSION:
+        raise ModelCorruptError(
+            f"{where} has format {version} and this anomgan ({__version__}) reads up to "
+            f"{FORMAT_VERSION}; upgrade anomgan to use this model"
+        )
+
+
+def _manifest_faults(content: dict[str, Any]) -> Iterator[str]:
+    """Everything that is wrong with the fields, one sentence each."""
+    types: dict[str, type] = {f.name: dict for f in fields(Manifest)}
+    types |= {"format_version": int, "anomgan_version": str, "created_at": str}
+    for name in sorted(set(content) - set(types)):
+        yield f"unknown field {name!r}"
+    for name, expected in types.items():
+        if name not in content:
+            yield f"field {name!r} is absent"
+        elif not isinstance(content[name], expected):
+            yield f"field {name!r} is {_kind(content[name])}"
+    health = content.get("health")
+    if isinstance(health, dict) and health.get("verdict") not in VERDICTS:
+        yield f"health verdict {health.get('verdict')!r} is none of {', '.join(VERDICTS)}"
+    files = content.get("files")
+    for name, record in files.items() if isinstance(files, dict) else ():
+        if not _PLAIN_NAME.fullmatch(name) or name == _MANIFEST:
+            yield f"{name!r} is no file name that a model may use"
+        elif not isinstance(record, dict) or set(record) != {"sha256", "bytes"}:
+            yield f"the record of {name} needs exactly sha256 and bytes"
+        elif not _SHA256.fullmatch(str(record["sha256"])):
+            yield f"the sha256 of {name} is not 64 hexadecimal digits"
+        elif type(record["bytes"]) is not int or not 0 <= record["bytes"] <= _FILE_BYTES:
+            yield f"the size of {name} is not between 0 and {_FILE_BYTES} bytes"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _library_versions() -> dict[str, str]:
+    """Versions of what is installed, read without importing any of it."""
+    found = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+class Bundle:
+    """An opened model directory.
+
+    Attributes
+    ----------
+    path : Path
+        The directory, as given.
+    manifest : Manifest
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] = DEFAULT_MODEL, *, verify: bool = True) -> Bundle:
+        """Open a model directory.
+
+        Parameters
+        ----------
+        path : path-like
+            The directory (a symbolic link to one is followed; links inside are refused).
+        verify : bool, default=True
+            Check size and checksum of every file now. Files read through `read` and `arrays`
+            are checked in any case.
+
+        Raises
+        ------
+        ModelNotFoundError
+            No directory there, or one that is no model.
+        ModelCorruptError
+            The manifest or a file is damaged; all faults are named together.
+        """
+        directory = Path(path)
+        if not directory.is_dir():
+            found = "is a file, not a model directory" if directory.exists() else "does not exist"
+            raise ModelNotFoundError(
+                f"{directory} {found}; make a model with `anomgan fit normal.csv`, or name one "
+                "with -m"
+            )
+        if not os.path.lexists(directory / _MANIFEST):
+            raise ModelNotFoundError(
+                f"{directory} is not a model: it has no {_MANIFEST}; name a directory made by "
+                "`anomgan fit` with -m"
+            )
+        raw = _read_plain(directory / _MANIFEST, _MANIFEST_BYTES)
+        where = str(directory / _MANIFEST)
+        bundle = cls(directory, Manifest.from_dict(_parse_json(raw, where), where=where))
+        if verify:
+            bundle.verify()
+        return bundle
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the files, manifest aside."""
+        return tuple(self.manifest.files)
+
+    def file(self, name: str) -> Path:
+        """Path of a file of the model.
+
+        Raises
+        ------
+        ModelCorruptError
+            The manifest names no such file.
+        """
+        if name not in self.manifest.files:
+            raise ModelCorruptError(
+                f"{self.path} holds no {name} (it has {', '.join(self.names) or 'no files'}); fit "
+                "the model again"
+            )
+        return self.path / name
+
+    def read(self, name: str) -> bytes:
+        """Content of a file, of the size and checksum that the manifest states.
+
+        Raises
+        ------
+        ModelCorruptError
+            The file is absent, a link, or not what the manifest states.
+        """
+        path = self.file(name)
+        record = self.manifest.files[name]
+        content = _read_plain(path, record["bytes"])
+        if len(content) != record["bytes"]:
+            raise ModelCorruptError(
+                f"{path} has {len(content)} bytes where the manifest states {record['bytes']}: "
+                "the file was cut short or replaced; restore it or fit again"
+            )
+        if hashlib.sha256(content).hexdigest() != record["sha256"]:
+            raise ModelCorruptError(
+                f"{path} does not match its checksum: the file was altered since the model was "
+                "saved; restore it or fit again"
+            )
+        return content
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Arrays of an ``.npz`` file, read without pickle.
+
+        Raises
+        ------
+        ModelCorruptError
+            As `read`; or the file is no such archive, or unpacks to more than 1 GiB.
+        """
+        return _parse_npz(self.read(name), str(self.file(name)))
+
+    def verify(self) -> None:
+        """Check every file against the manifest.
+
+        Raises
+        ------
+        ModelCorruptError
+            All faults, together.
+        """
+        faults = []
+        for name in self.names:
+            try:
+                self.read(name)
+            except ModelCorruptError as error:
+                faults.append(str(error))
+        if faults:
+            raise ModelCorruptError("; ".join(faults))
+
+    @staticmethod
+    def save(
+        path: str | os.PathLike[str],
+        *,
+        files: Mapping[str, bytes | Path],
+        manifest: Manifest,
+        overwrite: bool = False,
+    ) -> Bundle:
+        """Write a model directory; a failure leaves what was there untouched.
+
+        Everything is written to a temporary sibling that is renamed at the end.
+
+        Parameters
+        ----------
+        path : path-like
+            The directory to make; its parents are made too.
+        files : mapping
+            Content, or the path of a file to copy, by plain file name.
+        manifest : Manifest
+            Its `files` are replaced by the records of `files`.
+        overwrite : bool, default=False
+            Replace a model (never anything else) that is there.
+
+        Raises
+        ------
+        ModelExistsError
+            Something is there and `overwrite` is not set, or it is no model.
+        OutputError
+            The directory cannot be written.
+        """
+        require_free(path, overwrite=overwrite)
+        target = Path(os.path.realpath(path))
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            records = {name: _write(temporary, name, files[name]) for name in sorted(files)}
+            complete = replace(manifest, files=records)
+            text = json.dumps(complete.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+            _write_synced(temporary / _MANIFEST, text.encode() + b"\n")
+            Bundle.open(temporary)
+            _put_in_place(temporary, target)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the model to {path}: {error.strerror or error}; choose another "
+                "place with -m"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return Bundle(Path(path), complete)
+
+
+def require_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Refuse a place where a model cannot be saved; to be called before training.
+
+    Raises
+    ------
+    ModelExistsError
+        Something is there and `overwrite` is not set, or it is no model.
+    OutputError
+        The nearest existing parent cannot be written to.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir() and any(target.iterdir()):
+        if not (target / _MANIFEST).is_file():
+            raise ModelExistsError(
+                f"{path} is a directory with other things in it, not a model; choose another "
+                "place with -m"
+            )
+        if not overwrite:
+            raise ModelExistsError(
+                f"there is already a model at {path}; --force replaces it, -m puts the new one "
+                "elsewhere"
+            )
+    elif target.exists() and not target.is_dir():
+        raise ModelExistsError(f"{path} is a file; choose another place with -m")
+    parent = target.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"cannot write the model to {path}: {parent} is not a directory that you may write "
+            "to; choose another place with -m"
+        )
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Rename `temporary` to `target`; what was there comes back if that fails."""
+    if not target.exists():
+        os.replace(temporary, target)
+        return
+    previous = target.with_name(f".{target.name}.{secrets.token_hex(6)}.old")
+    os.replace(target, previous)
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        os.replace(previous, target)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _write(directory: Path, name: str, content: bytes | Path) -> dict[str, Any]:
+    if not _PLAIN_NAME.fullmatch(name) or name == _MANIFEST:
+        raise ModelCorruptError(f"{name!r} is no file name that a model may use")
+    data = content.read_bytes() if isinstance(content, Path) else content
+    _write_synced(directory / name, data)
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_plain(path: Path, limit: int) -> bytes:
+    """Content of a plain file of at most `limit` bytes; links and devices are refused."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    flags |= getattr(os, "O_NONBLOCK", 0)  # or opening a named pipe would wait for ever
+    try:
+        if path.is_symlink():
+            raise ModelCorruptError(f"{path} is a symbolic link; a model holds plain files only")
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelCorruptError(f"{path} is not a plain file")
+            if status.st_size > limit:
+                raise ModelCorruptError(
+                    f"{path} has {status.st_size} bytes where at most {limit} were expected: the "
+                    "file was replaced; restore it or fit again"
+                )
+            return file.read(limit)
+    except OSError as error:
+        raise ModelCorruptError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _parse_json(raw: bytes, where: str) -> Any:
+    def refuse_constant(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    def finite(text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            raise ValueError(f"{text} is beyond a double")
+        return value
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) != len(pairs):
+            raise ValueError("a field occurs twice")
+        return content
+
+    try:
+        return json.loads(
+            raw, parse_constant=refuse_constant, parse_float=finite, object_pairs_hook=unique
+        )
+    except (ValueError, RecursionError) as error:
+        raise ModelCorruptError(f"{where} is not valid JSON: {error}") from error
+
+
+def _parse_npz(content: bytes, where: str) -> dict[str, NDArray[Any]]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > _ARRAY_BYTES:
+            raise ModelCorruptError(
+                f"{where} would unpack to {unpacked} bytes, more than the {_ARRAY_BYTES} allowed"
+            )
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except _NPZ_ERRORS as error:
+        raise ModelCorruptError(f"{where} is not a readable array file: {error}") from error
