@@ -14,8 +14,8 @@ the groups `embedded` and `synthetic` need none.
 """
 
 from anomgan_datasets.exports import csv_files
-from anomgan_datasets.loaders import DATA_DIR_VARIABLE, Dataset, data_dir, load
-from anomgan_datasets.registry import GROUPS, Card, Part, Reader, Yardstick, card, names
+from anomgan_datasets.loaders import Dataset, data_dir, load
+from anomgan_datasets.registry import Card, Part, Reader, Yardstick, card, names
 from anomgan_datasets.splits import Split, clean_split, table_split
 from anomgan_datasets.synthetic import (
     Synthetic,
@@ -26,8 +26,6 @@ from anomgan_datasets.synthetic import (
 )
 
 __all__ = [
-    "DATA_DIR_VARIABLE",
-    "GROUPS",
     "Card",
     "Dataset",
     "Part",
