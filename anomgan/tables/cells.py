@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from anomgan.tables.columns import ColumnKind
 from anomgan.tables.datetimes import parse_datetimes, temporal_seconds
 from anomgan.tables.faults import cell
-from anomgan.tables.missing import text_or_null
+from anomgan.tables.missing import WHITE_SPACE, text_or_null
 
 __all__ = [
     "GROUPED_NUMBER",
@@ -106,7 +106,7 @@ def describe_bad_cell(value: object, kind: ColumnKind) -> str:
         return f"{shown} is not true or false"
     if kind is ColumnKind.DATETIME:
         return f"{shown} is not a date in the column's format"
-    text = str(value).strip()
+    text = str(value).strip(WHITE_SPACE)
     if text.lower().lstrip("+-") in ("inf", "infinity") or _overflows(text):
         return f"{shown} is infinite"
     if pl.Series([text]).str.contains(GROUPED_NUMBER).item():
@@ -139,14 +139,14 @@ def _numbers(series: pl.Series, _: str | None) -> NDArray[np.float64]:
     values = text.cast(pl.Float64, strict=False)
     if values.null_count():
         # Padded numbers are rare: strip only the columns that need it.
-        values = values.fill_null(text.str.strip_chars().cast(pl.Float64, strict=False))
+        values = values.fill_null(text.str.strip_chars(WHITE_SPACE).cast(pl.Float64, strict=False))
     return values.to_numpy()
 
 
 def _booleans(series: pl.Series, _: str | None) -> NDArray[np.float64]:
     dtype = series.dtype
     if is_text(dtype):
-        text = series.cast(pl.String).str.strip_chars().str.to_lowercase()
+        text = series.cast(pl.String).str.strip_chars(WHITE_SPACE).str.to_lowercase()
         return text.replace_strict(_BOOLEANS, default=None, return_dtype=pl.Float64).to_numpy()
     if dtype == pl.Boolean or dtype.is_numeric():
         values = series.cast(pl.Float64).to_numpy()

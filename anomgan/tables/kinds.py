@@ -21,6 +21,7 @@ from anomgan.tables.cells import (
 from anomgan.tables.columns import Column, ColumnKind, SetAside, SetAsideReason
 from anomgan.tables.datetimes import detect_format
 from anomgan.tables.faults import cell, flag, plural
+from anomgan.tables.missing import WHITE_SPACE
 
 __all__ = ["Study", "study_column"]
 
@@ -246,7 +247,7 @@ def _numbers_rows(series: pl.Series, values: NDArray[np.float64]) -> str | None:
 
 def _whole_numbers(series: pl.Series) -> bool:
     if is_text(series.dtype):
-        text = series.cast(pl.String).str.strip_chars()
+        text = series.cast(pl.String).str.strip_chars(WHITE_SPACE)
         return bool(text.str.contains(r"^[+-]?[0-9]+$").fill_null(value=False).all())
     return series.dtype.is_integer() and not series.null_count()
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from anomgan.errors import SchemaError, UsageError
-from anomgan.tables.cells import Parsed, describe_bad_cell, is_readable, parse_cells, text_cells
 from anomgan.tables.columns import Column, ColumnKind, SchemaOptions, SetAside, SetAsideReason
 from anomgan.tables.faults import did_you_mean, flag, listing, quoted_names
 from anomgan.tables.kinds import Study, study_column
 from anomgan.tables.readers import Batch
+from anomgan.tables.rows import Rows, read_numbers, read_texts
 from anomgan.tables.schema_json import columns_from, schema_to_dict, set_aside_from, validated
 
 __all__ = [
@@ -27,36 +25,6 @@ __all__ = [
     "SetAside",
     "SetAsideReason",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows as the encoder and the ONNX scorer take them.
-
-    Parameters
-    ----------
-    numeric : ndarray of float64 [n, n_numeric]
-        Columns of `Schema.numeric_names`; missing = NaN, truth values 0 and 1, dates in
-        seconds since 1970-01-01 UTC. Never infinite.
-    categorical : ndarray of object (str) [n, n_categorical]
-        Columns of `Schema.categorical_names`, stripped; missing = "".
-    ids : list or None
-        The id column's raw cells; None where the table has no such column.
-    first_row : int
-        1-based data row number of the first row.
-    faults : dict of int to str
-        With ``on_bad_row="skip"``: row here (0-based) -> why it cannot be scored. Such a
-        row is all NaN and "".
-    extra_columns : tuple of str
-        Columns of the table that the model does not know; they are ignored.
-    """
-
-    numeric: NDArray[np.float64]
-    categorical: NDArray[np.object_]
-    ids: list[Any] | None
-    first_row: int
-    faults: dict[int, str] = field(default_factory=dict)
-    extra_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,27 +130,14 @@ class Schema:
         """
         frame = batch.frame
         missing = [name for name in self.feature_names if name not in frame.columns]
-        numeric = np.full((frame.height, len(self.numeric_names)), np.nan)
-        categorical = np.full((frame.height, len(self.categorical_names)), "", dtype=object)
-        bad: dict[int, list[str]] = {}
-        n_numeric = n_categorical = 0
-        for column in self.columns:
-            present = column.name in frame.columns
-            if column.kind is ColumnKind.CATEGORICAL:
-                if present:
-                    categorical[:, n_categorical] = _texts(frame[column.name], batch.source)
-                n_categorical += 1
-                continue
-            if present:
-                parsed = _parsed(frame[column.name], column)
-                numeric[:, n_numeric] = parsed.values
-                _note_bad(bad, parsed, frame[column.name], column)
-            n_numeric += 1
+        by_kind = [c for c in self.columns if c.kind is not ColumnKind.CATEGORICAL]
+        numeric, bad = read_numbers(frame, by_kind)
+        categorical = read_texts(frame, self.categorical_names, batch.source)
         if missing or (bad and on_bad_row == "error"):
             raise self._unfit(missing, bad, batch)
         faults = dict(batch.faults) | {i: "; ".join(texts) for i, texts in bad.items()}
         if faults:
-            numeric[list(faults)] = np.nan
+            numeric[list(faults)] = float("nan")
             categorical[list(faults)] = ""
         ids = frame[self.id_column].to_list() if self.id_column in frame.columns else None
         known = {*self.feature_names, *(s.name for s in self.set_aside)}
@@ -239,27 +194,6 @@ class Schema:
 def _place(batch: Batch, i: int) -> str:
     row = f"row {batch.first_row + i}"
     return row if batch.line_numbers is None else f"{row} (line {batch.line_numbers[i]})"
-
-
-def _parsed(series: pl.Series, column: Column) -> Parsed:
-    if not is_readable(series.dtype):
-        return Parsed(np.full(len(series), np.nan), series.is_not_null().to_numpy())
-    return parse_cells(series, column.kind, column.datetime_format)
-
-
-def _texts(series: pl.Series, source: str) -> NDArray[np.object_]:
-    if not is_readable(series.dtype):
-        raise SchemaError(
-            f"{source}: column {series.name!r} holds {series.dtype}, not single values: "
-            "turn its cells into text"
-        )
-    return np.asarray(text_cells(series).fill_null("").to_numpy(), dtype=object)
-
-
-def _note_bad(bad: dict[int, list[str]], parsed: Parsed, series: pl.Series, column: Column) -> None:
-    for i in np.flatnonzero(parsed.bad).tolist():
-        text = f"column {column.name!r}: {describe_bad_cell(series[i], column.kind)}"
-        bad.setdefault(i, []).append(text)
 
 
 def _study(series: pl.Series, options: SchemaOptions) -> Study:
