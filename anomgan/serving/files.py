@@ -1,0 +1,233 @@
+"""From a table to a file of scores, in constant memory."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from anomgan.errors import UsageError
+from anomgan.serving.outputs import STANDARD_OUTPUT
+from anomgan.serving.reasons import describe_rows
+from anomgan.serving.scorer import OnBadRow, ScoredBatch, Scorer
+from anomgan.serving.writers import Format, open_writer
+from anomgan.tables.readers import TableReader
+
+__all__ = ["ScoreSummary", "TopRow", "score_table"]
+
+_TOP_ROWS = 5
+_TOP_FEATURES = 3
+_OWN = ("row", "score", "p_value", "is_anomaly", "reason")
+
+
+@dataclass(frozen=True, order=True)
+class TopRow:
+    """One of the most abnormal rows."""
+
+    score: float
+    row: int
+    identifier: str | None
+    p_value: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What `score_table` did.
+
+    Parameters
+    ----------
+    n_rows, n_anomalies, n_unreadable : int
+        Rows in all; flagged; left without a score.
+    false_alarm_rate : float
+        The rate that rows were flagged at.
+    seconds : float
+        Wall time of reading, scoring and writing.
+    provider : str
+        onnxruntime provider that was in use.
+    output : str
+        Where the scores are.
+    extra_columns : tuple of str
+        Columns of the table that the model does not know.
+    top : tuple of TopRow
+        The most abnormal rows, flagged or not, the highest score first.
+    faults : tuple of str
+        Why the first rows without a score have none.
+    """
+
+    n_rows: int
+    n_anomalies: int
+    n_unreadable: int
+    false_alarm_rate: float
+    seconds: float
+    provider: str
+    output: str
+    extra_columns: tuple[str, ...]
+    top: tuple[TopRow, ...]
+    faults: tuple[str, ...]
+
+
+def score_table(
+    scorer: Scorer,
+    reader: TableReader,
+    output: str,
+    *,
+    fmt: Format = "csv",
+    false_alarm_rate: float | None = None,
+    on_bad_row: OnBadRow = "error",
+    keep_columns: bool = False,
+    top_features: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> ScoreSummary:
+    """Score a table into a file.
+
+    Columns: ``row`` (1-based), the identifier where the table has it, ``score``, ``p_value``,
+    ``is_anomaly``; ``reason`` with `top_features` or with ``on_bad_row="skip"``; then the
+    table's own with `keep_columns`, named ``input_...`` where they would clash.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    reader : TableReader
+    output : str
+        A file, which appears whole or not at all, or ``-`` for standard output.
+    fmt : "csv", "parquet" or "jsonl"
+    false_alarm_rate : float, optional
+        In place of the model's own.
+    on_bad_row : "error" or "skip"
+        What to do with a row that cannot be read.
+    keep_columns : bool
+        Copy the columns of the table.
+    top_features : int
+        Contributions to name in ``reason``.
+    progress : callable, optional
+        Called with the number of rows done after each batch.
+
+    Raises
+    ------
+    SchemaError, TableError
+        The table does not fit the model, or cannot be read.
+    OutputError
+        The output cannot be written.
+    UsageError
+        The output is the table itself; or as `Scorer.score`.
+    """
+    _require_other_file(reader.source, output)
+    if top_features < 0:
+        raise UsageError(f"--top-features must be 0 or more, got {top_features}")
+    tally = _Tally(scorer)
+    wanted = top_features > 0 or on_bad_row == "skip"
+    with open_writer(output, fmt) as writer:
+        scored = scorer.stream_batches(
+            reader, false_alarm_rate=false_alarm_rate, on_bad_row=on_bad_row
+        )
+        for item in scored:
+            texts = _reasons(scorer, item, top_features) if wanted else None
+            writer.write(_table(scorer, item, texts, keep_columns=keep_columns))
+            tally.add(item)
+            if progress is not None:
+                progress(tally.n_rows)
+    return tally.summary(output)
+
+
+def _reasons(scorer: Scorer, item: ScoredBatch, top: int) -> list[str | None]:
+    texts = describe_rows(scorer.schema, item.rows, item.verdicts, top=top)
+    return [text or None for text in texts]
+
+
+def _table(
+    scorer: Scorer, item: ScoredBatch, reasons: list[str | None] | None, *, keep_columns: bool
+) -> pl.DataFrame:
+    """Columns of the output for one batch."""
+    own = item.verdicts.to_frame()
+    columns = [own["row"]]
+    raw = item.batch.frame
+    identifier = scorer.schema.id_column
+    if identifier in raw.columns:
+        columns.append(_renamed(raw[identifier]))
+    columns += [own["score"], own["p_value"], own["is_anomaly"]]
+    if reasons is not None:
+        columns.append(pl.Series("reason", reasons, dtype=pl.String))
+    if keep_columns:
+        columns += [_renamed(raw[name]) for name in raw.columns if name != identifier]
+    return pl.DataFrame(columns)
+
+
+def _renamed(column: pl.Series) -> pl.Series:
+    return column.alias(f"input_{column.name}") if column.name in _OWN else column
+
+
+def _require_other_file(source: str, output: str) -> None:
+    both = output != STANDARD_OUTPUT and os.path.exists(source) and os.path.exists(output)
+    if both and os.path.samefile(source, output):
+        raise UsageError(f"{output} is the table itself; name another output with -o")
+
+
+class _Tally:
+    """Counts over the batches, and the most abnormal rows so far."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._began = time.perf_counter()
+        self._rate = scorer.false_alarm_rate
+        self._extra: tuple[str, ...] = ()
+        self._top: list[TopRow] = []
+        self._faults: list[str] = []
+        self.n_rows = 0
+        self._n_anomalies = 0
+        self._n_unreadable = 0
+
+    def add(self, item: ScoredBatch) -> None:
+        verdicts = item.verdicts
+        self._rate = verdicts.false_alarm_rate
+        self._extra = self._extra or item.rows.extra_columns
+        self.n_rows += len(verdicts)
+        self._n_anomalies += int(verdicts.is_anomaly.sum())
+        self._n_unreadable += len(item.rows.faults)
+        room = _TOP_ROWS - len(self._faults)
+        self._faults += [item.rows.faults[i] for i in sorted(item.rows.faults)[:room]]
+        self._keep_top(item)
+
+    def _keep_top(self, item: ScoredBatch) -> None:
+        scores = np.nan_to_num(item.verdicts.score, nan=-np.inf)
+        floor = self._top[0].score if len(self._top) == _TOP_ROWS else -np.inf
+        candidates = np.argsort(-scores, kind="stable")[:_TOP_ROWS]
+        positions = [int(i) for i in candidates if scores[i] > floor]
+        texts = describe_rows(
+            *(self._scorer.schema, item.rows, item.verdicts),
+            top=_TOP_FEATURES,
+            positions=positions,
+        )
+        identifiers = self._identifiers(item)
+        for i, text in zip(positions, texts, strict=True):
+            name = None if identifiers is None else str(identifiers[i])
+            p_value = float(item.verdicts.p_value[i])
+            row = TopRow(float(scores[i]), item.verdicts.first_row + i, name, p_value, text)
+            if len(self._top) < _TOP_ROWS:
+                heapq.heappush(self._top, row)
+            else:
+                heapq.heappushpop(self._top, row)
+
+    def _identifiers(self, item: ScoredBatch) -> Any:
+        name = self._scorer.schema.id_column
+        return item.batch.frame[name] if name in item.batch.frame.columns else None
+
+    def summary(self, output: str) -> ScoreSummary:
+        return ScoreSummary(
+            n_rows=self.n_rows,
+            n_anomalies=self._n_anomalies,
+            n_unreadable=self._n_unreadable,
+            false_alarm_rate=self._rate,
+            seconds=time.perf_counter() - self._began,
+            provider=self._scorer.provider,
+            output=output,
+            extra_columns=self._extra,
+            top=tuple(sorted(self._top, key=lambda r: (-r.score, r.row))),
+            faults=tuple(self._faults),
+        )

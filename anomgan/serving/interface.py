@@ -1,0 +1,106 @@
+"""What a ``scorer.onnx`` must state and offer before rows are given to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import onnxruntime as ort
+
+from anomgan.bundle import FORMAT_VERSION
+from anomgan.calibration import require_rate
+from anomgan.errors import ModelCorruptError, ModelError
+from anomgan.serving.verdicts import DISCRIMINATOR
+from anomgan.tables.schema import Schema
+
+__all__ = ["OUTPUTS", "read_metadata", "read_model", "require_interface"]
+
+OUTPUTS: Final = ("score", "p_value", "is_anomaly", "contributions")
+"""Outputs of the graph, in the order of the fields of Verdicts."""
+
+_OUTPUT_TYPES: Final = ("tensor(float)", "tensor(float)", "tensor(bool)", "tensor(float)")
+
+
+def read_model(path: Path) -> bytes:
+    """Content of a bare scorer.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_metadata(
+    metadata: Mapping[str, str], source: str
+) -> tuple[Schema, tuple[str, ...], float]:
+    """Read the schema, the contributions' names and the default rate that a graph carries.
+
+    Raises
+    ------
+    ModelCorruptError
+        Not made by anomgan, by a newer one, or damaged.
+    """
+    if "anomgan.schema" not in metadata:
+        raise ModelCorruptError(
+            f"{source} is an ONNX model, but no scorer made by anomgan (it carries no "
+            "anomgan.schema)"
+        )
+    version = metadata.get("anomgan.format_version", "")
+    if not version.isdigit() or int(version) > FORMAT_VERSION:
+        raise ModelCorruptError(
+            f"{source} has format {version or 'unknown'} and this anomgan reads up to "
+            f"{FORMAT_VERSION}; upgrade anomgan to use this model"
+        )
+    try:
+        schema = Schema.from_dict(json.loads(metadata["anomgan.schema"]))
+        names = tuple(json.loads(metadata["anomgan.feature_names"]))
+        rate = float(metadata["anomgan.false_alarm_rate"])
+        require_rate(rate, n=0, has_tail=True)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelCorruptError(f"the metadata of {source} is damaged: {error}") from error
+    expected = (*schema.feature_names, DISCRIMINATOR)
+    if names not in (expected, schema.feature_names):
+        raise ModelCorruptError(
+            f"the metadata of {source} is damaged: its feature names are not those of its schema"
+        )
+    return schema, expected, rate
+
+
+def require_interface(session: ort.InferenceSession, schema: Schema, source: str) -> None:
+    """Check inputs and outputs by name, type and width.
+
+    Raises
+    ------
+    ModelCorruptError
+        All that does not fit, together.
+    """
+    wanted = {
+        "numeric": ("tensor(double)", len(schema.numeric_names)),
+        "categorical": ("tensor(string)", len(schema.categorical_names)),
+    }
+    needed = {name: expected for name, expected in wanted.items() if expected[1]}
+    inputs = {value.name: value for value in session.get_inputs()}
+    optional = {value.name for value in session.get_overridable_initializers()}
+    outputs = {value.name: value for value in session.get_outputs()}
+    faults = [
+        f"an input {name!r} that no column feeds" for name in sorted(set(inputs) - set(needed))
+    ]
+    if "false_alarm_rate" not in optional:
+        faults.append("no optional input 'false_alarm_rate'")
+    for name, (kind, width) in needed.items():
+        if name not in inputs:
+            faults.append(f"no input {name!r}")
+        elif inputs[name].type != kind or inputs[name].shape[1:] != [width]:
+            faults.append(f"an input {name!r} that is not {kind} [N, {width}]")
+    for name, kind in zip(OUTPUTS, _OUTPUT_TYPES, strict=True):
+        if name not in outputs or outputs[name].type != kind:
+            faults.append(f"no output {name!r} of {kind}")
+    if faults:
+        raise ModelCorruptError(f"{source} is no scorer that fits its schema: " + "; ".join(faults))

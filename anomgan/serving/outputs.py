@@ -1,0 +1,112 @@
+"""Output files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self, cast
+
+from anomgan.errors import OutputError
+
+__all__ = ["STANDARD_OUTPUT", "AtomicFile"]
+
+STANDARD_OUTPUT: Final = "-"
+
+
+class AtomicFile:
+    """A file to write, under a temporary name beside its place until it is complete.
+
+    A context manager: a clean exit renames it into place, any other removes it and leaves
+    what was there untouched. ``-`` is standard output; devices and named pipes are written
+    directly, having no content to protect.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where the file goes; a symbolic link is followed.
+
+    Raises
+    ------
+    OutputError
+        On entry: a directory is there, or nothing can be written there. Later: a write
+        failed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._target = Path(os.path.realpath(self.path))
+        self._temporary: Path | None = None
+        self._file: BinaryIO
+
+    def __enter__(self) -> Self:
+        if self.path == STANDARD_OUTPUT:
+            self._file = cast(BinaryIO, sys.stdout.buffer)
+            return self
+        if self._target.is_dir():
+            raise OutputError(f"{self.path} is a directory; name a file with -o")
+        try:
+            self._file = self._open()
+        except OSError as error:
+            raise self._failure(error) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.path == STANDARD_OUTPUT:
+            if kind is None:
+                self._file.flush()
+            return
+        try:
+            self._file.close()
+            if kind is None and self._temporary is not None:
+                os.replace(self._temporary, self._target)
+                self._temporary = None
+        except OSError as failure:
+            if kind is None:
+                raise self._failure(failure) from failure
+        finally:
+            if self._temporary is not None:
+                with contextlib.suppress(OSError):
+                    self._temporary.unlink(missing_ok=True)
+
+    def write(self, data: bytes) -> None:
+        """Write bytes.
+
+        Raises
+        ------
+        OutputError
+            The disk is full, for one.
+        BrokenPipeError
+            Whoever read standard output has stopped.
+        """
+        try:
+            self._file.write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _open(self) -> BinaryIO:
+        if self._target.exists():
+            if not self._target.is_file():
+                return self._target.open("wb")
+            if not os.access(self._target, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        name = f".{self._target.name}.{secrets.token_hex(6)}.tmp"
+        temporary = self._target.with_name(name)
+        file = temporary.open("xb")
+        self._temporary = temporary
+        return file
+
+    def _failure(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"cannot write {self.path}: {error.strerror or error}; choose another place with -o"
+        )

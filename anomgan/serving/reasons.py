@@ -1,0 +1,127 @@
+"""One readable sentence a row: which columns drive the score, with what values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomgan.serving.verdicts import Verdicts
+from anomgan.tables.schema import Column, ColumnKind, Rows, Schema
+
+__all__ = ["describe_rows"]
+
+_PATTERN = "the columns together"
+_MAX_CATEGORY_CHARS = 40
+_LEAST_SHARE = 0.01
+
+
+def describe_rows(
+    schema: Schema,
+    rows: Rows,
+    verdicts: Verdicts,
+    *,
+    top: int,
+    positions: Sequence[int] | None = None,
+) -> list[str]:
+    """Name the largest contributions of every row.
+
+    Parameters
+    ----------
+    schema : Schema
+    rows : Rows
+        The rows as scored.
+    verdicts : Verdicts
+        Their verdicts.
+    top : int
+        Contributions to name; those under one per cent are left out.
+    positions : sequence of int, optional
+        Rows to describe, in place of all.
+
+    Returns
+    -------
+    list of str
+        Such as ``pressure = 812 (54 %, training ended at 640); mode = 'turbo' (21 %)``; the
+        percentages are shares of the positive contributions. For a row that could not be read,
+        why not.
+    """
+    cells = [_Cells(schema, column) for column in schema.columns]
+    weights = np.maximum(np.nan_to_num(verdicts.contributions), 0.0)  # [n, n_features + 1]
+    total = weights.sum(axis=1)
+    reasons = []
+    for i in range(len(verdicts)) if positions is None else positions:
+        if i in rows.faults:
+            reasons.append(rows.faults[i])
+            continue
+        parts = [
+            _phrase(cells, rows, i, j, weights[i, j] / total[i])
+            for j in np.argsort(-weights[i], kind="stable")[:top]
+            if weights[i, j] >= _LEAST_SHARE * total[i] > 0.0
+        ]
+        reasons.append("; ".join(parts))
+    return reasons
+
+
+def _phrase(cells: list[_Cells], rows: Rows, i: int, j: int, share: float) -> str:
+    percent = f"{100 * share:.0f} %"
+    if j == len(cells):
+        return f"{_PATTERN} ({percent})"
+    value, note = cells[j].describe(rows, i)
+    return f"{cells[j].name} {value} ({percent}{', ' + note if note else ''})"
+
+
+class _Cells:
+    """How the cells of one column are written out."""
+
+    def __init__(self, schema: Schema, column: Column) -> None:
+        self.name = column.name
+        self._column = column
+        self._categorical = column.kind is ColumnKind.CATEGORICAL
+        names = schema.categorical_names if self._categorical else schema.numeric_names
+        self._index = names.index(column.name)
+        self._known = frozenset(column.categories)
+
+    def describe(self, rows: Rows, i: int) -> tuple[str, str]:
+        """Return the cell as text, and what is unusual about it as such (or nothing)."""
+        if self._categorical:
+            return self._describe_category(rows.categorical[i, self._index])
+        return self._describe_number(rows.numeric[:, self._index], i)
+
+    def _describe_category(self, value: str) -> tuple[str, str]:
+        if value == "":
+            return self._missing()
+        shown = value if len(value) <= _MAX_CATEGORY_CHARS else value[:_MAX_CATEGORY_CHARS] + "…"
+        return f"= {shown!r}", "" if value in self._known else "never seen in training"
+
+    def _describe_number(self, values: NDArray[np.float64], i: int) -> tuple[str, str]:
+        value = float(values[i])
+        if np.isnan(value):
+            return self._missing()
+        low, high = self._column.minimum, self._column.maximum
+        note = ""
+        if low is not None and value < low:
+            note = f"training began at {self._write(low)}"
+        elif high is not None and value > high:
+            note = f"training ended at {self._write(high)}"
+        return f"= {self._write(value)}", note
+
+    def _missing(self) -> tuple[str, str]:
+        return "is missing", "" if self._column.n_missing else "never missing in training"
+
+    def _write(self, value: float) -> str:
+        if self._column.kind is ColumnKind.BOOLEAN:
+            return "true" if value else "false"
+        if self._column.kind is ColumnKind.DATETIME:
+            return _write_time(value)
+        return f"{value:.6g}"
+
+
+def _write_time(seconds: float) -> str:
+    try:
+        moment: Any = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+    except (OverflowError, OSError, ValueError):
+        return f"{seconds:.6g} s since 1970"
+    return str(moment.isoformat(sep=" ", timespec="seconds"))

@@ -1,0 +1,166 @@
+"""Scored rows as CSV, JSON lines or Parquet, batch by batch."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal, Protocol, get_args
+
+import polars as pl
+
+from anomgan.errors import OutputError, UsageError
+from anomgan.serving.outputs import AtomicFile
+
+__all__ = ["FORMATS", "Format", "Writer", "format_of", "neutralised", "open_writer"]
+
+Format = Literal["csv", "parquet", "jsonl"]
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
+
+_SUFFIXES: Final[dict[str, Format]] = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl"}
+_FORMULA = r"^[=+\-@\t\r]"
+_NUMBER = r"^(?i)[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|^[+-]?(nan|inf|infinity)$"
+_PART_ROWS = 131_072  # rows of one temporary Parquet part, hence of one row group
+
+
+class Writer(Protocol):
+    """Takes frames of the same columns, in order."""
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Append rows."""
+
+
+def format_of(path: str, asked: str | None = None) -> Format:
+    """Return the format asked for, or else the one that the name of the output says (CSV).
+
+    Raises
+    ------
+    UsageError
+        `asked` is no format.
+    """
+    if asked is None:
+        return _SUFFIXES.get(Path(path).suffix.lower(), "csv")
+    for known in FORMATS:
+        if asked == known:
+            return known
+    raise UsageError(f"--format must be one of {', '.join(FORMATS)}, got {asked!r}")
+
+
+@contextmanager
+def open_writer(path: str, fmt: Format) -> Iterator[Writer]:
+    """Open an output that appears whole or not at all.
+
+    Parameters
+    ----------
+    path : str
+        A file, or ``-`` for standard output.
+    fmt : "csv", "parquet" or "jsonl"
+
+    Yields
+    ------
+    Writer
+
+    Raises
+    ------
+    OutputError
+        The output cannot be written.
+    UsageError
+        A column cannot be written in this format.
+    """
+    with AtomicFile(path) as file:
+        if fmt != "parquet":
+            yield _CsvWriter(file) if fmt == "csv" else _JsonLinesWriter(file)
+            return
+        with tempfile.TemporaryDirectory(prefix="anomgan-") as parts:
+            writer = _ParquetWriter(file, Path(parts))
+            yield writer
+            writer.finish()
+
+
+def neutralised(frame: pl.DataFrame) -> pl.DataFrame:
+    """Keep spreadsheets from running text as a formula.
+
+    Text cells and column names that begin with ``=``, ``+``, ``-``, ``@``, tab or carriage
+    return get a leading apostrophe; plain numbers are left alone.
+    """
+    text = [name for name, kind in frame.schema.items() if kind in (pl.String, pl.Categorical)]
+    columns = []
+    for name in text:
+        cell = pl.col(name).cast(pl.String)
+        risky = cell.str.contains(_FORMULA) & ~cell.str.contains(_NUMBER)
+        columns.append(pl.when(risky).then(pl.concat_str(pl.lit("'"), cell)).otherwise(cell))
+    safe = frame.with_columns(
+        [column.alias(name) for name, column in zip(text, columns, strict=True)]
+    )
+    names = {n: "'" + n for n in frame.columns if n[:1] in ("=", "+", "-", "@", "\t", "\r")}
+    return safe.rename(names) if names else safe
+
+
+class _CsvWriter:
+    def __init__(self, file: AtomicFile) -> None:
+        self._file = file
+        self._begun = False
+
+    def write(self, frame: pl.DataFrame) -> None:
+        for name, kind in frame.schema.items():
+            if kind.is_nested() or kind in (pl.Binary, pl.Object):
+                raise UsageError(
+                    f"column {name!r} ({kind}) does not fit into CSV; use --format parquet or "
+                    "jsonl, or leave --keep-columns out"
+                )
+        text = neutralised(frame).write_csv(None, include_header=not self._begun)
+        self._begun = True
+        self._file.write(text.encode())
+
+
+class _JsonLinesWriter:
+    def __init__(self, file: AtomicFile) -> None:
+        self._file = file
+
+    def write(self, frame: pl.DataFrame) -> None:
+        self._file.write(frame.write_ndjson(None).encode())
+
+
+class _ParquetWriter:
+    """Parts on disk, put together at the end: one pass of memory, whatever the length."""
+
+    def __init__(self, file: AtomicFile, parts: Path) -> None:
+        self._file = file
+        self._parts = parts
+        self._held: list[pl.DataFrame] = []
+        self._n_parts = 0
+
+    def write(self, frame: pl.DataFrame) -> None:
+        self._held.append(frame)
+        if sum(held.height for held in self._held) >= _PART_ROWS:
+            self._flush()
+
+    def finish(self) -> None:
+        if self._held or not self._n_parts:
+            self._flush()
+        whole = self._parts / "whole"
+        try:
+            names = [self._parts / f"{i}.parquet" for i in range(self._n_parts)]
+            pl.scan_parquet(names).sink_parquet(whole)
+            with whole.open("rb") as source:
+                shutil.copyfileobj(source, self._file, 1 << 20)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _failure(self._file.path, error) from error
+
+    def _flush(self) -> None:
+        part = self._parts / f"{self._n_parts}.parquet"
+        try:
+            pl.concat(self._held).write_parquet(part)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _failure(self._file.path, error) from error
+        self._held = []
+        self._n_parts += 1
+
+
+def _failure(path: str, error: Exception) -> OutputError:
+    if isinstance(error, OutputError):
+        return error
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return OutputError(f"cannot write {path}: {reason}; choose another place with -o")
