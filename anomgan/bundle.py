@@ -221,8 +221,9 @@ class Bundle:
             The manifest or a file is damaged; all faults are named together.
         """
         directory = Path(path)
-        if not directory.is_dir():
-            found = "is a file, not a model directory" if directory.exists() else "does not exist"
+        if not os.path.isdir(directory):
+            exists = os.path.exists(directory)
+            found = "is a file, not a model directory" if exists else "does not exist"
             raise ModelNotFoundError(
                 f"{directory} {found}; make a model with `anomgan fit normal.csv`, or name one "
                 "with -m"
@@ -372,7 +373,7 @@ def require_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
         The nearest existing parent cannot be written to.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir() and any(target.iterdir()):
+    if os.path.isdir(target) and any(target.iterdir()):
         if not (target / _MANIFEST).is_file():
             raise ModelExistsError(
                 f"{path} is a directory with other things in it, not a model; choose another "
@@ -383,12 +384,12 @@ def require_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
                 f"there is already a model at {path}; --force replaces it, -m puts the new one "
                 "elsewhere"
             )
-    elif target.exists() and not target.is_dir():
+    elif os.path.exists(target) and not os.path.isdir(target):
         raise ModelExistsError(f"{path} is a file; choose another place with -m")
     parent = target.parent
-    while not parent.exists():
+    while not os.path.exists(parent):
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(
             f"cannot write the model to {path}: {parent} is not a directory that you may write "
             "to; choose another place with -m"

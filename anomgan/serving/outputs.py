@@ -46,7 +46,7 @@ class AtomicFile:
         if self.path == STANDARD_OUTPUT:
             self._file = cast(BinaryIO, sys.stdout.buffer)
             return self
-        if self._target.is_dir():
+        if os.path.isdir(self._target):
             raise OutputError(f"{self.path} is a directory; name a file with -o")
         try:
             self._file = self._open()
@@ -95,8 +95,8 @@ class AtomicFile:
             raise self._failure(error) from error
 
     def _open(self) -> BinaryIO:
-        if self._target.exists():
-            if not self._target.is_file():
+        if os.path.exists(self._target):
+            if not os.path.isfile(self._target):
                 return self._target.open("wb")
             if not os.access(self._target, os.W_OK):
                 raise PermissionError(13, "Permission denied")

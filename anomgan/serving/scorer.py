@@ -126,7 +126,7 @@ class Scorer:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, got {threads}")
         place = Path(path)
-        bundle = None if place.is_file() else Bundle.open(place, verify=False)
+        bundle = None if os.path.isfile(place) else Bundle.open(place, verify=False)
         source = str(place if bundle is None else bundle.file(SCORER_FILE))
         model = read_model(place) if bundle is None else bundle.read(SCORER_FILE)
         session, note = make_session(model, providers=providers)
