@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from anomgan.errors import TableError
+from anomgan.tables.cells import text_cells
 from anomgan.tables.dialect import check_names
 
 __all__ = ["frame_from", "is_in_memory", "source_name"]
@@ -29,7 +30,7 @@ def is_in_memory(source: object) -> bool:
 
 def source_name(source: object) -> str:
     """Return the name that messages give to an in-memory table."""
-    return "<DataFrame>" if hasattr(source, "columns") else f"<{type(source).__name__}>"
+    return f"<{type(source).__name__}>"
 
 
 def frame_from(source: Any) -> pl.DataFrame:
@@ -57,7 +58,7 @@ def frame_from(source: Any) -> pl.DataFrame:
     if isinstance(source, pl.DataFrame):
         series = source.get_columns()
     elif _is_pandas(source):
-        series = [_pandas_series(source.iloc[:, i]) for i in range(source.shape[1])]
+        series = [_pandas_series(str(label), column) for label, column in source.items()]
     elif isinstance(source, Mapping):
         series = [_values_series(str(key), _listed(cells)) for key, cells in source.items()]
     elif _is_records(source):
@@ -89,9 +90,9 @@ def _listed(cells: Any) -> list[Any]:
     return list(cells)
 
 
-def _pandas_series(column: Any) -> pl.Series:
+def _pandas_series(name: str, column: Any) -> pl.Series:
     """Convert one pandas column by its dtype alone, whatever pandas stores it in."""
-    name, dtype = str(column.name), column.dtype
+    dtype = column.dtype
     kind = getattr(dtype, "kind", "O")
     if isinstance(dtype, np.dtype) and kind in "iufb":
         return pl.Series(name, column.to_numpy())
@@ -102,6 +103,12 @@ def _pandas_series(column: Any) -> pl.Series:
         return pl.Series(name, column.to_numpy("datetime64[ns]"))
     if kind == "m":
         return pl.Series(name, column.to_numpy("timedelta64[ns]"))
+    if type(dtype).__name__ == "CategoricalDtype":
+        labels = text_cells(_values_series(name, dtype.categories.tolist())).to_list()
+        codes = column.cat.codes.tolist()
+        return pl.Series(name, [None if code < 0 else labels[code] for code in codes]).cast(
+            pl.Categorical
+        )
     cells = column.to_numpy(dtype=object)
     missing = column.isna().to_numpy(dtype=bool)
     values = [None if gone else value for value, gone in zip(cells, missing, strict=True)]

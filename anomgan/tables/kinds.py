@@ -78,6 +78,8 @@ def study_column(series: pl.Series, forced: ColumnKind | None, *, detect: bool) 
         return Study(_categorical(name, text_cells(series)))
     if forced is ColumnKind.NUMERIC:
         return _numeric(series, parse_cells(series, ColumnKind.NUMERIC), detect=False)
+    if isinstance(dtype, pl.Categorical | pl.Enum) and series.null_count() < len(series):
+        return _study_categories(series, text_cells(series), detect=detect)
     if is_text(dtype):
         return _study_text(series, text_cells(series), detect=detect)
     if dtype == pl.Null or series.null_count() == len(series):
@@ -112,16 +114,22 @@ def _study_text(series: pl.Series, text: pl.Series, *, detect: bool) -> Study:
     aside = _text_aside(series.name, present) if detect else None
     if aside is not None:
         return Study(set_aside=aside)
-    study = Study(_categorical(series.name, text))
+    study = _study_categories(series, text, detect=detect)
     if n_numbers > len(present) / 2:
         study.notes.append(
             f"column {series.name!r} is read as categories, though {n_numbers:,} of its "
             f"{len(present):,} values are numbers: if the others are mistakes, clean them and "
             f"pass {flag('--numeric', series.name)}"
         )
-    if detect and _constant(present.n_unique(), text):
-        return Study(set_aside=_constant_aside(series.name, present[0], "--categorical"))
     return study
+
+
+def _study_categories(series: pl.Series, text: pl.Series, *, detect: bool) -> Study:
+    column = _categorical(series.name, text)
+    if detect and len(column.categories) == 1 and not column.n_missing and len(text) > 1:
+        aside = _constant_aside(series.name, column.categories[0], "--categorical")
+        return Study(set_aside=aside)
+    return Study(column)
 
 
 def _categorical(name: str, text: pl.Series) -> Column:
@@ -195,10 +203,6 @@ def _ranged(
 
 def _same_everywhere(values: NDArray[np.float64]) -> bool:
     return values.size > 1 and bool(np.all(values == values[0]))
-
-
-def _constant(n_different: int, text: pl.Series) -> bool:
-    return n_different == 1 and len(text) > 1 and not text.null_count()
 
 
 def _constant_aside(name: str, value: object, option: str) -> SetAside:

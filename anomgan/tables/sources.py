@@ -62,12 +62,14 @@ def magic_of(head: bytes) -> str | None:
 
 def _incremental_decoder(encoding: str) -> codecs.IncrementalDecoder:
     try:
-        b"".decode(encoding)  # refuses codecs that are no text encodings, such as rot13
-        return codecs.getincrementaldecoder(encoding)(errors="strict")
-    except LookupError:
+        b"text".decode(encoding)
+    except UnicodeError:
+        pass  # an encoding, though not that of these bytes
+    except (LookupError, ValueError):  # no such codec, or none for text, such as rot13
         raise UsageError(
             f"unknown encoding {encoding!r}: use a name such as utf-8, latin-1, cp1252 or utf-16"
         ) from None
+    return codecs.getincrementaldecoder(encoding)(errors="strict")
 
 
 class ByteSource:
