@@ -1,0 +1,267 @@
+"""The flagship: an ensemble of GANs whose discriminator also grades diffused real rows.
+
+Three networks a member are trained on normal rows only:
+
+- a **generator** and a **critic** head play a relativistic pairing game with zero-centred
+  gradient penalties on both sides (Huang et al., 2024);
+- the **encoder** learns where a row lies in latent space, and the generator to give it back;
+- the discriminator's **noise-grading** heads learn how diffused a row is: real rows are
+  blurred with Gaussian noise of log-uniform width, and the level is the class. A critic that
+  only ever saw real and generated rows is arbitrary elsewhere; one that graded noise around
+  the data knows in which direction the data lies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from anomgan.nets.tabular import TabularNetworks, TabularSizes
+from anomgan.training.loop import Phase, Sampler
+from anomgan.training.objectives import Objective
+from anomgan.training.penalties import zero_centred_penalty
+
+__all__ = ["FlagshipGame", "NoiseScale", "latent_dimension", "noise_scale"]
+
+CLEAN_SHARE = 0.25
+"""Share of clean rows among those that are graded."""
+CLEAN_BLUR = 0.3
+"""Blur of the clean class, in units of the nearest-neighbour spacing: it keeps the class a
+density where columns are discrete."""
+PENALTY_INTERVAL = 4
+"""Steps between two gradient-penalty updates (lazy regularisation)."""
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """Noise widths that follow the spacing of the training rows.
+
+    Attributes
+    ----------
+    spacing : float
+        Median nearest-neighbour distance over the square root of the number of features:
+        the typical step from a row to its neighbour, a feature.
+    smallest, largest : float
+        Range of the graded noise, in standardised units.
+    bandwidth : float
+        The level at which the score reads the discriminator.
+    n_levels : int
+    """
+
+    spacing: float
+    smallest: float
+    largest: float
+    bandwidth: float
+    n_levels: int
+
+    @property
+    def log_edges(self) -> tuple[float, float]:
+        """Logarithms of the range."""
+        return math.log(self.smallest), math.log(self.largest)
+
+    def read_weights(self) -> tuple[float, ...]:
+        """Weights over the noise classes that read the discriminator at `bandwidth`.
+
+        Linear interpolation between the two classes whose log-centres enclose it.
+        """
+        low, high = self.log_edges
+        position = (math.log(self.bandwidth) - low) / (high - low) * self.n_levels - 0.5
+        position = min(max(position, 0.0), self.n_levels - 1.0)
+        below = min(int(position), self.n_levels - 2)
+        share = position - below
+        weights = [0.0] * self.n_levels
+        weights[below] = 1.0 - share
+        weights[below + 1] = share
+        return tuple(weights)
+
+
+def noise_scale(nearest_distances: Tensor, n_features: int) -> NoiseScale:
+    """Choose the noise range and the reading bandwidth from nearest-neighbour distances.
+
+    Parameters
+    ----------
+    nearest_distances : Tensor [n]
+        Leave-one-out distances of training rows to their nearest neighbour.
+    n_features : int
+        Encoded columns, d.
+    """
+    spacing = float(nearest_distances.median()) / math.sqrt(n_features)
+    return NoiseScale(
+        spacing=spacing,
+        smallest=0.03,
+        largest=2.0,
+        bandwidth=min(0.35, max(0.03, 3.0 * spacing)),
+        n_levels=7,
+    )
+
+
+def latent_dimension(
+    rows: Tensor, *, share: float = 0.9, smallest: int = 2, largest: int = 24
+) -> int:
+    """Return how many principal components hold `share` of the rows' variance.
+
+    Parameters
+    ----------
+    rows : Tensor [n, d]
+    share : float
+    smallest, largest : int
+        Bounds; the result is also below d where d > 2.
+    """
+    centred = (rows - rows.mean(dim=0)).double()
+    covariance = centred.T @ centred / max(1, len(rows) - 1)
+    values = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0.0)
+    total = float(values.sum())
+    if total <= 0.0:
+        return min(smallest, rows.shape[1])
+    cumulative = torch.cumsum(values, 0) / total
+    needed = int((cumulative < share).sum()) + 1
+    return max(1, min(max(needed, smallest), largest, max(1, rows.shape[1] - 1)))
+
+
+@dataclass(frozen=True)
+class GameWeights:
+    """Weights of the loss terms.
+
+    Attributes
+    ----------
+    adversarial : float
+        The critic's share of the discriminator's loss; grading has weight 1.
+    penalty : float
+        gamma of R1 and R2 (Mescheder et al., 2018).
+    reconstruction : float
+        Weight of giving back encoded real rows, beside the adversarial loss of the generator.
+    cycle : float
+        Weight of the encoder finding the code of a generated row.
+    """
+
+    adversarial: float = 1.0
+    penalty: float = 1.0
+    reconstruction: float = 10.0
+    cycle: float = 0.5
+
+
+class FlagshipGame:
+    """Phases of the flagship for one `Trainer`.
+
+    Parameters
+    ----------
+    networks : TabularNetworks
+    sampler : Sampler
+    scale : NoiseScale
+    objective : Objective
+    weights : GameWeights
+    batch_rows : int
+        Rows graded at each step; half as many play the adversarial game.
+    """
+
+    def __init__(
+        self,
+        networks: TabularNetworks,
+        *,
+        sampler: Sampler,
+        scale: NoiseScale,
+        objective: Objective,
+        weights: GameWeights,
+        batch_rows: int,
+    ) -> None:
+        self.networks = networks
+        self.sampler = sampler
+        self.scale = scale
+        self.objective = objective
+        self.weights = weights
+        self.batch_rows = batch_rows
+        self.n_clean = max(1, round(CLEAN_SHARE * batch_rows))
+        self.n_pairs = max(2, batch_rows // 2)
+
+    def players(self) -> dict[str, list[torch.nn.Parameter]]:
+        """Return parameters by optimiser."""
+        nets = self.networks
+        return {
+            "discriminator": list(nets.discriminator.parameters()),
+            "generator": [*nets.generator.parameters(), *nets.encoder.parameters()],
+        }
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return discriminator, its lazy penalties, then generator with encoder."""
+        return (
+            Phase("discriminator", "discriminator", self.discriminator_losses),
+            Phase("penalty", "discriminator", self.penalty_losses, PENALTY_INTERVAL),
+            Phase("generator", "generator", self.generator_losses),
+        )
+
+    def log_priors(self) -> Tensor:
+        """Return log class shares in the graded batches, [1 + levels]."""
+        clean = self.n_clean / self.batch_rows
+        noisy = (1.0 - clean) / self.scale.n_levels
+        return torch.tensor([clean] + [noisy] * self.scale.n_levels).log()
+
+    def generate(self, n: int) -> Tensor:
+        """Return [m, n, d] generated rows."""
+        latents = self.sampler.normal(n, self.networks.sizes.latent_dim)  # [m, n, k]
+        return self.networks.generator(latents)  # type: ignore[no-any-return]
+
+    def discriminator_losses(self) -> Mapping[str, Tensor]:
+        """Grade diffused rows, and tell real from generated ones."""
+        rows, grades = self._diffused()  # [m, b, d], [m, b]
+        real = self.sampler.rows(self.n_pairs)  # [m, p, d]
+        with torch.no_grad():
+            fake = self.generate(self.n_pairs)  # [m, p, d]
+        logits = self.networks.discriminator(torch.cat([rows, real, fake], dim=1))
+        graded, paired = logits[:, : self.batch_rows, 1:], logits[:, self.batch_rows :, 0]
+        grading = cross_entropy(graded.flatten(0, 1), grades.flatten(), reduction="mean")
+        adversarial = self.objective.discriminator_loss(
+            paired[:, : self.n_pairs], paired[:, self.n_pairs :]
+        )
+        return {
+            "grading": grading * self.sampler.n_members,
+            "adversarial": self.weights.adversarial * adversarial,
+        }
+
+    def penalty_losses(self) -> Mapping[str, Tensor]:
+        """Return R1 on real and R2 on generated rows, scaled up for the skipped steps."""
+        n = self.n_pairs // 2
+        real = self.sampler.rows(n)  # [m, p/2, d]
+        with torch.no_grad():
+            fake = self.generate(n)
+        rows = torch.cat([real, fake], dim=1).requires_grad_(True)
+        penalty = zero_centred_penalty(self.networks.critic(rows), rows)
+        # The mean over both halves is (R1 + R2) / 2, the usual gamma / 2 each.
+        return {
+            "r1r2": self.weights.adversarial * self.weights.penalty * PENALTY_INTERVAL * penalty
+        }
+
+    def generator_losses(self) -> Mapping[str, Tensor]:
+        """Fool the critic, give back encoded rows, and let the encoder find codes."""
+        nets, weights = self.networks, self.weights
+        real = self.sampler.rows(self.n_pairs)  # [m, p, d]
+        latents = self.sampler.normal(self.n_pairs, nets.sizes.latent_dim)  # [m, p, k]
+        fake = nets.generator(latents)  # [m, p, d]
+        critic = nets.critic(torch.cat([real, fake], dim=1))
+        adversarial = self.objective.generator_loss(
+            critic[:, : self.n_pairs], critic[:, self.n_pairs :]
+        )
+        returned = nets.generator(nets.encoder(real))  # [m, p, d]
+        reconstruction = (returned - real).square().mean(dim=(1, 2)).sum()
+        cycle = (nets.encoder(fake.detach()) - latents).square().mean(dim=(1, 2)).sum()
+        return {
+            "adversarial": adversarial,
+            "reconstruction": weights.reconstruction * reconstruction,
+            "cycle": weights.cycle * cycle,
+        }
+
+    def _diffused(self) -> tuple[Tensor, Tensor]:
+        rows = self.sampler.rows(self.batch_rows)  # [m, b, d]
+        noise = self.sampler.normal(self.batch_rows, rows.shape[2])  # [m, b, d]
+        place = self.sampler.uniform(self.batch_rows - self.n_clean)  # [m, b - c]
+        low, high = self.scale.log_edges
+        width = torch.exp(low + (high - low) * place)
+        clean = torch.full_like(place[:, :1], CLEAN_BLUR * self.scale.spacing)
+        width = torch.cat([clean.expand(-1, self.n_clean), width], dim=1)  # [m, b]
+        grade = (place * self.scale.n_levels).long().clamp(max=self.scale.n_levels - 1) + 1
+        grade = torch.cat([torch.zeros_like(grade[:, :1]).expand(-1, self.n_clean), grade], dim=1)
+        return rows + width.unsqueeze(2) * noise, grade

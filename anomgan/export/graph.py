@@ -1,0 +1,150 @@
+"""A small builder over onnx.helper: values are names, constants are named once.
+
+The graph is built by hand rather than traced: the exporter's optimiser was seen to drop small
+constants (FINDINGS 3.1), and a hand-built graph states its opset, its names and its shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from anomgan.nets.batched import LEAK
+
+__all__ = [
+    "IR_VERSION",
+    "ML_OPSET",
+    "OPSET",
+    "GraphBuilder",
+    "Value",
+    "hidden_layers",
+    "mlp",
+    "row_sum",
+]
+
+OPSET = 20
+ML_OPSET = 3
+IR_VERSION = 10
+
+Value = str
+"""Name of a value in the graph."""
+
+
+class GraphBuilder:
+    """Collects nodes and constants.
+
+    A loop's body is a child with constants of its own: onnxruntime packs a body's own weights
+    ahead of time, and only packed products give a row the same bits in a batch of any size.
+
+    Parameters
+    ----------
+    parent : GraphBuilder, optional
+        Builder of the enclosing graph, with which names are not to clash.
+    """
+
+    def __init__(self, parent: GraphBuilder | None = None) -> None:
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self._counter: list[int] = [0] if parent is None else parent._counter
+
+    def op(
+        self,
+        kind: str,
+        *inputs: Value,
+        outputs: int = 1,
+        domain: str = "",
+        **attributes: Any,
+    ) -> Any:
+        """Add a node; return its output's name, or a tuple of names for several."""
+        names = [self.fresh(kind.lower()) for _ in range(outputs)]
+        self.nodes.append(
+            helper.make_node(kind, list(inputs), names, name=names[0], domain=domain, **attributes)
+        )
+        return names[0] if outputs == 1 else tuple(names)
+
+    def fresh(self, stem: str) -> str:
+        """Return a name not used yet."""
+        self._counter[0] += 1
+        return f"{stem}_{self._counter[0]}"
+
+    def constant(
+        self, array: NDArray[Any] | float | int, dtype: Any = None, stem: str = "c"
+    ) -> Value:
+        """Add a constant tensor; equal bytes are stored once."""
+        value = np.asarray(array, dtype=dtype)
+        tensor = numpy_helper.from_array(np.ascontiguousarray(value))
+        for name, known in self.initializers.items():
+            same_kind = known.data_type == tensor.data_type and known.dims == tensor.dims
+            if same_kind and known.raw_data == tensor.raw_data:
+                return name
+        tensor.name = self.fresh(stem)
+        self.initializers[tensor.name] = tensor
+        return tensor.name
+
+    def named_constant(self, name: str, array: NDArray[Any]) -> Value:
+        """Add a constant under a public name: an optional input's default."""
+        self.initializers[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def ints(self, *values: int) -> Value:
+        """Add a 1-D int64 constant."""
+        return self.constant(np.array(values, dtype=np.int64), stem="ints")
+
+    def rename(self, value: Value, name: str) -> Value:
+        """Give a value a public name."""
+        self.nodes.append(helper.make_node("Identity", [value], [name], name=f"out_{name}"))
+        return name
+
+    def graph(
+        self,
+        name: str,
+        inputs: Sequence[ValueInfoProto],
+        outputs: Sequence[ValueInfoProto],
+    ) -> Any:
+        """Return the GraphProto."""
+        constants = list(self.initializers.values())
+        return helper.make_graph(self.nodes, name, list(inputs), list(outputs), constants)
+
+
+def hidden_layers(
+    g: GraphBuilder, x: Value, matrices: Sequence[NDArray[Any]], biases: Sequence[NDArray[Any]]
+) -> tuple[Value, ...]:
+    """Add all but the last layer of a leaky-rectified network; return the activations."""
+    out = []
+    for weight, bias in zip(matrices[:-1], biases[:-1], strict=True):
+        x = g.op("LeakyRelu", _affine(g, x, weight, bias), alpha=LEAK)
+        out.append(x)
+    return tuple(out)
+
+
+def mlp(
+    g: GraphBuilder, x: Value, matrices: Sequence[NDArray[Any]], biases: Sequence[NDArray[Any]]
+) -> tuple[Value, ...]:
+    """Add a leaky-rectified network of one member; return hidden activations and the output.
+
+    Parameters
+    ----------
+    g : GraphBuilder
+    x : Value
+        [n, in].
+    matrices, biases : sequences of arrays [in, out] and [1, out]
+    """
+    hidden = hidden_layers(g, x, matrices, biases)
+    return (*hidden, _affine(g, hidden[-1], matrices[-1], biases[-1]))
+
+
+def row_sum(g: GraphBuilder, x: Value, width: int) -> Value:
+    """Add up each row: [n, width] -> [n, 1].
+
+    A product with ones, because onnxruntime's ReduceSum adds in an order that depends on where
+    in the batch the row stands.
+    """
+    return g.op("MatMul", x, g.constant(np.ones((width, 1), dtype=np.float32)))  # type: ignore[no-any-return]
+
+
+def _affine(g: GraphBuilder, x: Value, weight: NDArray[Any], bias: NDArray[Any]) -> Value:
+    return g.op("Gemm", x, g.constant(weight, stem="w"), g.constant(bias.ravel(), stem="b"))  # type: ignore[no-any-return]

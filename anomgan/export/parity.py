@@ -1,0 +1,118 @@
+"""Does the exported graph say what torch says? Checked on real rows at every export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from anomgan.errors import ExportError
+from anomgan.scoring.frozen import FrozenScore
+from anomgan.tables.encoding import FeatureEncoder
+from anomgan.tables.schema import Rows
+
+__all__ = ["MAX_RELATIVE", "P99_RELATIVE", "Parity", "check_parity", "run_scorer"]
+
+P99_RELATIVE = 1e-5
+"""Relative difference of scores that 99 % of rows must keep."""
+MAX_RELATIVE = 1e-3
+"""Relative difference that every row must keep."""
+TOP = 100
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of the graph with torch on some rows.
+
+    Attributes
+    ----------
+    n_rows : int
+    p99_relative, max_relative : float
+        |onnx - torch| / |torch| of the scores.
+    spearman : float
+        Rank correlation of the scores.
+    same_top : bool
+        The same rows stand in the top hundred.
+    contribution_gap : float
+        Largest |sum of contributions - score| / score in the graph.
+    """
+
+    n_rows: int
+    p99_relative: float
+    max_relative: float
+    spearman: float
+    same_top: bool
+    contribution_gap: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return asdict(self)
+
+
+def run_scorer(model: bytes, rows: Rows) -> dict[str, NDArray[Any]]:
+    """Run a scorer on checked rows with onnxruntime's CPU provider; outputs by name."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feeds = {"numeric": rows.numeric, "categorical": rows.categorical}
+    wanted = {value.name for value in session.get_inputs()}
+    names = [value.name for value in session.get_outputs()]
+    values = session.run(names, {k: v for k, v in feeds.items() if k in wanted})
+    return dict(zip(names, values, strict=True))
+
+
+def check_parity(
+    outputs: Mapping[str, NDArray[Any]], score: FrozenScore, encoder: FeatureEncoder, rows: Rows
+) -> Parity:
+    """Compare the graph's outputs with torch on the same rows.
+
+    Raises
+    ------
+    ExportError
+        The scores differ by more than `P99_RELATIVE` or `MAX_RELATIVE`.
+    """
+    encoded = encoder.transform(rows)
+    torch_scores = score(torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise))
+    ours, theirs = torch_scores.score.numpy().astype(np.float64), outputs["score"]
+    parity = compare(ours, theirs.astype(np.float64), outputs["contributions"])
+    if not (parity.p99_relative <= P99_RELATIVE and parity.max_relative <= MAX_RELATIVE):
+        raise ExportError(
+            f"the exported graph's scores differ from torch on {parity.n_rows} rows: relative "
+            f"difference {parity.p99_relative:.1e} at the 99th percentile (at most "
+            f"{P99_RELATIVE:.0e}), {parity.max_relative:.1e} at most (at most {MAX_RELATIVE:.0e}); "
+            "nothing was written. Please report this with the model's parameters"
+        )
+    return parity
+
+
+def compare(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], contributions: NDArray[Any]
+) -> Parity:
+    """Measure the agreement of two score vectors [n]."""
+    relative = np.abs(theirs - ours) / np.maximum(np.abs(ours), 1e-12)
+    gap = np.abs(contributions.sum(axis=1) - theirs) / np.maximum(np.abs(theirs), 1e-12)
+    top = min(TOP, len(ours))
+    same = set(np.argsort(-ours, kind="stable")[:top]) == set(
+        np.argsort(-theirs, kind="stable")[:top]
+    )
+    return Parity(
+        n_rows=len(ours),
+        p99_relative=float(np.quantile(relative, 0.99)),
+        max_relative=float(relative.max()),
+        spearman=_spearman(ours, theirs),
+        same_top=same,
+        contribution_gap=float(gap.max()),
+    )
+
+
+def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    ranks = [np.unique(v, return_inverse=True)[1].astype(np.float64) for v in (a, b)]
+    if min(np.ptp(r) for r in ranks) == 0.0:
+        return 1.0 if np.ptp(ranks[0]) == np.ptp(ranks[1]) else 0.0
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

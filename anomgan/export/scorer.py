@@ -1,0 +1,374 @@
+"""One ONNX file that scores raw columns: encode, invert, judge.
+
+The graph repeats `anomgan.scoring.frozen.FrozenScore` node by node; `anomgan.export.parity`
+checks that both say the same. Rows pass in tiles of at most `TILE` rows inside a `Scan`, so
+that memory does not grow with the batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from anomgan.calibration import MINIMUM_P_VALUE, Calibrator
+from anomgan.export.encode import add_encoder
+from anomgan.export.graph import (
+    IR_VERSION,
+    ML_OPSET,
+    OPSET,
+    GraphBuilder,
+    Value,
+    hidden_layers,
+    mlp,
+    row_sum,
+)
+from anomgan.nets.batched import LEAK
+from anomgan.scoring.frozen import FrozenScore
+from anomgan.scoring.inversion import MLPWeights
+from anomgan.scoring.memory import GRID, similarity_bias
+from anomgan.tables.encoding import FeatureEncoder
+from anomgan.tables.schema import Schema
+
+__all__ = ["TILE", "build_scorer"]
+
+TILE = 64
+"""Rows a pass: small enough for the processor's cache, large enough for its matrix units."""
+
+_FLOAT, _DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
+
+
+def build_scorer(
+    schema: Schema,
+    encoder: FeatureEncoder,
+    score: FrozenScore,
+    calibrator: Calibrator,
+    *,
+    metadata: Mapping[str, str],
+) -> bytes:
+    """Build the scoring graph.
+
+    Parameters
+    ----------
+    schema : Schema
+    encoder : FeatureEncoder
+    score : FrozenScore
+        On the CPU.
+    calibrator : Calibrator
+    metadata : mapping of str to str
+        Beside what this function adds: schema, feature names, threshold and rate.
+
+    Returns
+    -------
+    bytes
+        The serialised model: the same bytes for the same arguments.
+    """
+    g = GraphBuilder()
+    inputs = []
+    numeric = categorical = None
+    if schema.numeric_names:
+        numeric = "numeric"
+        shape = ["N", len(schema.numeric_names)]
+        inputs.append(helper.make_tensor_value_info(numeric, _DOUBLE, shape))
+    if schema.categorical_names:
+        categorical = "categorical"
+        shape = ["N", len(schema.categorical_names)]
+        inputs.append(helper.make_tensor_value_info(categorical, TensorProto.STRING, shape))
+    rate = g.named_constant("false_alarm_rate", np.float32(calibrator.false_alarm_rate))
+    inputs.append(helper.make_tensor_value_info(rate, _FLOAT, []))
+    features, surprise = add_encoder(g, encoder, numeric, categorical)
+    scores, p_values, contributions = _tiled(g, score, calibrator, features, surprise)
+    g.rename(g.op("LessOrEqual", p_values, rate), "is_anomaly")
+    for value, name in ((scores, "score"), (p_values, "p_value"), (contributions, "contributions")):
+        g.rename(value, name)
+    outputs = [
+        helper.make_tensor_value_info("score", _FLOAT, ["N"]),
+        helper.make_tensor_value_info("p_value", _FLOAT, ["N"]),
+        helper.make_tensor_value_info("is_anomaly", TensorProto.BOOL, ["N"]),
+        helper.make_tensor_value_info("contributions", _FLOAT, ["N", encoder.n_columns + 1]),
+    ]
+    graph = g.graph("anomgan", inputs, outputs)
+    model = helper.make_model(
+        graph,
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)],
+        producer_name="anomgan",
+    )
+    helper.set_model_props(model, _metadata(schema, calibrator, metadata))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def _metadata(
+    schema: Schema, calibrator: Calibrator, metadata: Mapping[str, str]
+) -> dict[str, str]:
+    own = {
+        "anomgan.schema": json.dumps(schema.to_dict(), ensure_ascii=False, sort_keys=True),
+        "anomgan.feature_names": json.dumps(
+            [*schema.feature_names, "discriminator"], ensure_ascii=False
+        ),
+        "anomgan.numeric_columns": json.dumps(list(schema.numeric_names), ensure_ascii=False),
+        "anomgan.categorical_columns": json.dumps(
+            list(schema.categorical_names), ensure_ascii=False
+        ),
+        "anomgan.threshold": repr(float(calibrator.threshold(calibrator.false_alarm_rate))),
+        "anomgan.false_alarm_rate": repr(float(calibrator.false_alarm_rate)),
+    }
+    return dict(sorted((dict(metadata) | own).items()))
+
+
+def _tiled(
+    g: GraphBuilder, score: FrozenScore, calibrator: Calibrator, features: Value, surprise: Value
+) -> tuple[Value, Value, Value]:
+    """Score in tiles: pad to M tiles of c = ceil(N / M) rows, scan, cut the padding off."""
+    n = g.op("Shape", features, start=0, end=1)  # [1]
+    one = g.ints(1)
+
+    def ceil_div(a: Value, b: Value) -> Value:
+        return g.op("Div", g.op("Sub", g.op("Add", a, b), one), b)  # type: ignore[no-any-return]
+
+    tiles = g.op("Max", ceil_div(n, g.ints(TILE)), one)
+    rows = g.op("Max", ceil_div(n, tiles), one)
+    padding = g.op(
+        "Concat", g.ints(0, 0), g.op("Sub", g.op("Mul", tiles, rows), n), g.ints(0), axis=0
+    )
+
+    def cut(value: Value, width: int) -> Value:
+        padded = g.op("Pad", value, padding)
+        return g.op("Reshape", padded, g.op("Concat", tiles, rows, g.ints(width), axis=0))  # type: ignore[no-any-return]
+
+    n_columns = score.n_columns
+    x = cut(features, score.memory.shape[1])
+    s = cut(surprise, n_columns)
+    body = GraphBuilder(g)
+    score_tile, p_tile, contribution_tile = _tile(body, score, calibrator, "tile_x", "tile_s")
+    inner = body.graph(
+        "tile",
+        [
+            helper.make_tensor_value_info("tile_x", _FLOAT, ["c", score.memory.shape[1]]),
+            helper.make_tensor_value_info("tile_s", _FLOAT, ["c", n_columns]),
+        ],
+        [
+            helper.make_tensor_value_info(score_tile, _FLOAT, ["c"]),
+            helper.make_tensor_value_info(p_tile, _FLOAT, ["c"]),
+            helper.make_tensor_value_info(contribution_tile, _FLOAT, ["c", n_columns + 1]),
+        ],
+    )
+    outputs = g.op("Scan", x, s, outputs=3, body=inner, num_scan_inputs=2)
+
+    def join(value: Value, *tail: int) -> Value:
+        flat = g.op("Reshape", value, g.ints(-1, *tail))
+        return g.op("Slice", flat, g.ints(0), n, g.ints(0))  # type: ignore[no-any-return]
+
+    return join(outputs[0]), join(outputs[1]), join(outputs[2], n_columns + 1)
+
+
+def _tile(
+    g: GraphBuilder, score: FrozenScore, calibrator: Calibrator, x: Value, surprise: Value
+) -> tuple[Value, Value, Value]:
+    """Score one tile: score [c], p-value [c], contributions [c, n_columns + 1]."""
+    settings = score.settings
+    columns = _to_columns(g, score, _reconstruction(g, score, x))
+    columns = g.op("Add", columns, surprise)
+    odds = _mean(
+        g, [_log_odds(g, _member(score.discriminator, m), x) for m in range(score.n_members)]
+    )
+    bound = settings.discriminator_bound
+    odds = g.op("Sub", odds, g.constant(settings.discriminator_median, np.float32))
+    odds = g.op("Clip", odds, g.constant(-bound, np.float32), g.constant(bound, np.float32))
+    odds = g.op("Add", odds, g.constant(bound, np.float32))  # [c, 1]
+    contributions = g.op("Concat", columns, odds, axis=1)
+    total = g.op("Squeeze", row_sum(g, contributions, score.n_columns + 1), g.ints(1))
+    return total, _p_value(g, calibrator, total), contributions
+
+
+def _to_columns(g: GraphBuilder, score: FrozenScore, by_feature: Value) -> Value:
+    """Add up features of one column: [c, d] -> [c, n_columns]."""
+    column = score.feature_column.numpy()
+    if np.array_equal(column, np.arange(score.n_columns)):
+        return by_feature
+    matrix = np.zeros((len(column), score.n_columns), dtype=np.float32)
+    matrix[np.arange(len(column)), column] = 1.0
+    return g.op("MatMul", by_feature, g.constant(matrix))  # type: ignore[no-any-return]
+
+
+def _log_odds(g: GraphBuilder, network: Network, x: Value) -> Value:
+    return mlp(g, x, network.matrices, network.biases)[-1]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One member's weights as arrays: matrices [in, out], biases [1, out]."""
+
+    matrices: tuple[NDArray[np.float32], ...]
+    biases: tuple[NDArray[np.float32], ...]
+
+
+def _member(weights: MLPWeights, m: int) -> Network:
+    return Network(
+        tuple(_array(w[m]) for w in weights.matrices), tuple(_array(b[m]) for b in weights.biases)
+    )
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+
+def _mean(g: GraphBuilder, values: list[Value]) -> Value:
+    if len(values) == 1:
+        return values[0]
+    return g.op("Mul", g.op("Sum", *values), g.constant(1.0 / len(values), np.float32))  # type: ignore[no-any-return]
+
+
+def _nearest(g: GraphBuilder, rows: Value, bias: NDArray[np.float64], x64: Value) -> Value:
+    """Index of the nearest row, as `anomgan.scoring.memory.nearest`: int64 [c]."""
+    scaled = g.op("Mul", g.op("Cast", rows, to=_DOUBLE), g.constant(GRID, np.float64))
+    rounding = g.constant(bias * GRID + 0.5, np.float64)
+    similarity = g.op("Gemm", x64, scaled, rounding, transB=1)  # [c, a]
+    return g.op("ArgMax", g.op("Floor", similarity), axis=1, keepdims=0)  # type: ignore[no-any-return]
+
+
+def _bias(rows: Tensor) -> NDArray[np.float64]:
+    return similarity_bias(rows).numpy()  # type: ignore[no-any-return]
+
+
+def _reconstruction(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
+    """Reconstruction term by feature, [c, d]."""
+    settings, x_width = score.settings, score.memory.shape[1]
+    x64 = g.op("Cast", x, to=_DOUBLE)
+    memory = g.constant(_array(score.memory), stem="memory")
+    anchor = _nearest(g, memory, _bias(score.memory), x64)
+    anchor_row = g.op("Gather", memory, anchor, axis=0)
+    shift = g.op("Sub", x, anchor_row)
+    terms = []
+    for m in range(score.n_members):
+        encoder = _member(score.encoder, m)
+        drawn = g.constant(_array(score.codebook_rows[m]), stem="codebook")
+        index = _nearest(g, drawn, _bias(score.codebook_rows[m]), x64)
+        starts = [
+            g.op("Gather", g.constant(_array(score.memory_codes[m])), anchor, axis=0),
+            mlp(g, x, encoder.matrices, encoder.biases)[-1],
+            g.op("Gather", g.constant(_array(score.codebook_codes[m])), index, axis=0),
+        ]
+        energy, residual = _invert(g, score, m, x, shift, starts)
+        terms.append(_weigh(g, energy, residual, settings.free_share, x_width))
+    scale = 1.0 / (2.0 * settings.bandwidth**2)
+    return g.op("Mul", _mean(g, terms), g.constant(scale, np.float32))  # type: ignore[no-any-return]
+
+
+def _weigh(g: GraphBuilder, energy: Value, residual: Value, share: float, width: int) -> Value:
+    """Anchored and free energies of one member by feature, [c, d].
+
+    `energy` [3c, 1] and `residual` [3c, d] hold the anchored start, then the two free ones.
+    """
+    anchored, encoded, drawn = g.op("Split", energy, outputs=3, axis=0, num_outputs=3)
+    r_anchored, r_encoded, r_drawn = g.op("Split", residual, outputs=3, axis=0, num_outputs=3)
+    better = g.op("Less", drawn, encoded)
+    free = g.op("Where", better, drawn, encoded)
+    r_free = g.op("Where", better, r_drawn, r_encoded)
+
+    def by_feature(total: Value, r: Value, weight: float) -> Value:
+        square = g.op("Mul", r, r)
+        norm = g.op("Max", row_sum(g, square, width), g.constant(1e-30, np.float32))
+        part = g.op("Mul", square, g.op("Div", total, norm))
+        return g.op("Mul", part, g.constant(weight, np.float32))  # type: ignore[no-any-return]
+
+    return g.op(  # type: ignore[no-any-return]
+        "Add", by_feature(anchored, r_anchored, 1.0 - share), by_feature(free, r_free, share)
+    )
+
+
+def _invert(
+    g: GraphBuilder, score: FrozenScore, m: int, x: Value, shift: Value, starts: list[Value]
+) -> tuple[Value, Value]:
+    """Invert the three starts of one member at once: energy [3c, 1], residual [3c, d].
+
+    `shift` is x minus its anchor row; the anchored target is ``G(start) + shift``.
+    """
+    settings = score.settings.inversion
+    net = _member(score.generator, m)
+    pull = float(score.pull[m])
+    direction = settings.learning_rate * _array(score.preconditioner[m]).T.astype(np.float64)
+    # Folded into the last product of the backward pass: gradient, then direction.
+    to_code = -(net.matrices[0].T.astype(np.float64) @ direction).astype(np.float32)
+    to_start = -(pull * direction).astype(np.float32)
+    start = g.op("Concat", *starts, axis=0)  # [3c, k]
+    h1, h2, out = mlp(g, start, net.matrices, net.biases)
+    anchored, _, _ = g.op("Split", out, outputs=3, axis=0, num_outputs=3)
+    target = g.op("Concat", g.op("Add", anchored, shift), x, x, axis=0)
+    first = residual = g.op("Sub", out, target)
+    negated = g.op("Sub", g.constant(net.biases[2].ravel()), target)
+    code, velocity = start, None
+    momentum = g.constant(settings.momentum, np.float32)
+    weight = [g.constant(w, stem="w") for w in net.matrices]
+    for _ in range(settings.n_steps):
+        back = g.op("Mul", g.op("Gemm", residual, weight[2], transB=1), _slope(g, h2))
+        back = g.op("Mul", g.op("Gemm", back, weight[1], transB=1), _slope(g, h1))
+        step = [back, g.constant(to_code)]
+        if velocity is not None:
+            moved = g.op("Sub", code, start)
+            carried = g.op("Mul", velocity, momentum)
+            step.append(g.op("Gemm", moved, g.constant(to_start), carried))
+        velocity = g.op("Gemm", *step)
+        code = g.op("Add", code, velocity)
+        h1, h2 = hidden_layers(g, code, net.matrices, net.biases)
+        residual = g.op("Gemm", h2, weight[2], negated)
+    return _keep_better(g, first, residual, g.op("Sub", code, start), pull, net)
+
+
+def _slope(g: GraphBuilder, hidden: Value) -> Value:
+    above = g.op("Greater", hidden, g.constant(0.0, np.float32))
+    return g.op("Where", above, g.constant(1.0, np.float32), g.constant(LEAK, np.float32))  # type: ignore[no-any-return]
+
+
+def _keep_better(
+    g: GraphBuilder, first: Value, last: Value, moved: Value, pull: float, net: Network
+) -> tuple[Value, Value]:
+    """Keep the start of rows that the steps did not help."""
+
+    latent_dim, width = len(net.matrices[0]), net.matrices[-1].shape[1]
+
+    def norm(value: Value, n: int) -> Value:
+        return row_sum(g, g.op("Mul", value, value), n)
+
+    energy_first = norm(first, width)
+    cost = g.op("Mul", norm(moved, latent_dim), g.constant(pull, np.float32))
+    energy_last = g.op("Add", norm(last, width), cost)
+    better = g.op("Less", energy_last, energy_first)
+    energy = g.op("Where", better, energy_last, energy_first)
+    return energy, g.op("Where", better, last, first)
+
+
+def _p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
+    """Conformal p-value and tail, as `anomgan.calibration.Calibrator.p_values`: float32 [c]."""
+    n = calibrator.n
+    column = g.op("Unsqueeze", score, g.ints(1))  # [c, 1]
+    at_least = g.op("GreaterOrEqual", g.constant(calibrator.scores.reshape(1, -1)), column)
+    count = g.op("ReduceSum", g.op("Cast", at_least, to=_DOUBLE), g.ints(1), keepdims=0)
+    p = g.op("Add", count, g.constant(1.0, np.float64))
+    p = g.op("Div", p, g.constant(n + 1.0, np.float64))
+    tail = calibrator.tail
+    if tail is not None:
+        excess = g.op("Cast", score, to=_DOUBLE)
+        excess = g.op("Sub", excess, g.constant(tail.threshold, np.float64))
+        excess = g.op("Max", excess, g.constant(0.0, np.float64))
+        ratio = g.op("Div", excess, g.constant(tail.scale, np.float64))
+        log_survival = g.op("Neg", ratio)
+        if tail.shape > 0.0:
+            inner = g.op("Mul", ratio, g.constant(tail.shape, np.float64))
+            log = g.op("Log", g.op("Add", inner, g.constant(1.0, np.float64)))
+            log_survival = g.op("Neg", g.op("Div", log, g.constant(tail.shape, np.float64)))
+        share = g.constant(tail.n_exceedances / tail.n, np.float64)
+        beyond = g.op("Mul", g.op("Exp", log_survival), share)
+        beyond = g.op("Max", beyond, g.constant(MINIMUM_P_VALUE, np.float64))
+        beyond = g.op("Min", beyond, g.constant(calibrator.resolution, np.float64))
+        largest = g.constant(calibrator.scores[-1], np.float32)
+        p = g.op("Where", g.op("Greater", score, largest), beyond, p)
+    return g.op("Cast", p, to=_FLOAT)  # type: ignore[no-any-return]

@@ -1,0 +1,114 @@
+"""Named hyperparameter sets, and the rules that resolve what is left open.
+
+`DEFAULT` was chosen on the 23 ADBench development sets, protocol `clean`, seed 0
+(``python tests/acceptance/adbench.py``); each value sits on a plateau, none is tuned to a set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from anomgan.errors import UsageError
+
+__all__ = ["DEFAULT", "FlagshipParameters"]
+
+
+@dataclass(frozen=True)
+class FlagshipParameters:
+    """Hyperparameters of the flagship detector, resolved.
+
+    Attributes
+    ----------
+    n_members : int
+        Ensemble members, trained at once.
+    n_steps : int
+        Alternating updates.
+    batch_rows : int
+        Rows a member grades at each step; half as many play the adversarial game.
+    learning_rate : float
+        Start of the cosine decay.
+    latent_dim : int or None
+        None: the number of principal components that hold 90 % of the variance, 2 to 24.
+    generator_width, discriminator_width : int
+    objective : str
+        Key of `anomgan.training.objectives.OBJECTIVES`.
+    gradient_penalty : float
+        gamma of R1 and R2.
+    reconstruction_weight, cycle_weight : float
+        Of the encoder's two losses.
+    ema_share : float
+        Half-life of the averaged weights, as a share of the rows a member sees.
+    inversion_steps : int
+        K.
+    codebook_size : int
+        Generated rows that inversion may start from.
+    memory_size : int
+        Most training rows kept for the anchored inversion; a random subset beyond.
+    discriminator_bound : float
+        c, nats.
+    free_share : float
+        w, share of the unanchored reconstruction.
+    slide : float
+        Variance of the anchored slide along the manifold, in units of the squared latent
+        distance between neighbouring training rows.
+    max_calibration_rows : int
+        Most rows held out for calibration; a fifth of the rows below that.
+    """
+
+    n_members: int = 2
+    n_steps: int = 1500
+    batch_rows: int = 256
+    learning_rate: float = 1e-3
+    latent_dim: int | None = None
+    generator_width: int = 128
+    discriminator_width: int = 256
+    objective: str = "relativistic"
+    gradient_penalty: float = 1.0
+    reconstruction_weight: float = 10.0
+    cycle_weight: float = 0.5
+    ema_share: float = 0.05
+    inversion_steps: int = 5
+    codebook_size: int = 1024
+    memory_size: int = 8192
+    discriminator_bound: float = 4.0
+    free_share: float = 0.2
+    slide: float = 0.1
+    max_calibration_rows: int = 2000
+
+    def __post_init__(self) -> None:
+        from_one = (
+            "n_members n_steps latent_dim generator_width discriminator_width codebook_size "
+            "memory_size max_calibration_rows"
+        )
+        faults = []
+        for name in from_one.split():
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                faults.append(f"{name} is {value}, it must be at least 1")
+        if self.batch_rows < 4:
+            faults.append(f"batch_rows is {self.batch_rows}, it must be at least 4")
+        if self.inversion_steps < 0:
+            faults.append(f"inversion_steps is {self.inversion_steps}, it must be at least 0")
+        for name in ("learning_rate", "ema_share", "discriminator_bound", "slide"):
+            if not getattr(self, name) > 0:
+                faults.append(f"{name} is {getattr(self, name)}, it must be above 0")
+        for name in ("gradient_penalty", "reconstruction_weight", "cycle_weight"):
+            if not getattr(self, name) >= 0:
+                faults.append(f"{name} is {getattr(self, name)}, it must not be negative")
+        if not 0.0 <= self.free_share <= 1.0:
+            faults.append(f"free_share is {self.free_share}, it must lie in [0, 1]")
+        if faults:
+            raise UsageError("; ".join(faults), faults)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameters by name."""
+        return asdict(self)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the parameters' names."""
+        return tuple(f.name for f in fields(cls))
+
+
+DEFAULT = FlagshipParameters()

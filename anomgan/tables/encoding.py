@@ -1,0 +1,373 @@
+"""From checked rows to the features that the networks see.
+
+The encoder is plain numpy on the training side; `anomgan.export` writes the same
+arithmetic into the scoring graph. Features come in four blocks, in this order:
+
+1. values of numeric and boolean columns, standardised in float64 (float32 would ruin
+   timestamps and large counters), missing cells filled with the median;
+2. indicators of missing cells, for columns that had missing cells in training;
+3. phases of datetime columns (time of day, day of week, season), as sine and cosine: never
+   the absolute time, which new rows always exceed;
+4. one-hot categories.
+
+A state never seen in training (an unseen category, a missing cell in a column that was
+always filled) is no feature, because training holds no example of it: it adds the
+*surprise* log(n + 1) nats to its column, the negative log of the rule-of-succession bound on
+the probability of an event unseen in n rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomgan.errors import SchemaError
+from anomgan.tables.schema import ColumnKind, Rows, Schema
+
+__all__ = ["FAR", "PERIODS_S", "CategoryTable", "Encoded", "FeatureEncoder", "Phase"]
+
+FAR = 1e6
+"""Standardised values are clipped here: far beyond any table, well inside float32's squares."""
+PERIODS_S = {"day": 86_400.0, "week": 604_800.0, "year": 31_556_952.0}
+"""Calendar periods in seconds; a year is the mean Gregorian one."""
+MAX_CATEGORIES = 64
+"""Most frequent categories with a feature of their own; the rest share one."""
+MIN_DEVIATION = 0.1
+"""Least standard deviation that an indicator or category is divided by (a 1 % category):
+rarer states would otherwise outweigh all measured values."""
+CATEGORY_DISTANCE = 1.0 / math.sqrt(2.0)
+"""A category's two features differ together by the weight of one numeric column."""
+
+Float64 = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One calendar phase of one datetime column: features sin and cos.
+
+    Attributes
+    ----------
+    column : int
+        Index into the numeric input.
+    period : str
+        Key of `PERIODS_S`.
+    """
+
+    column: int
+    period: str
+
+
+@dataclass(frozen=True)
+class CategoryTable:
+    """Feature rows of one categorical column, by code.
+
+    Attributes
+    ----------
+    codes : dict of str to int
+        Known texts. Code 0 is "never seen", code 1 "missing" (the empty text).
+    features : float32 [n_codes, width]
+    surprise : float32 [n_codes]
+        Nats added to the column.
+    """
+
+    codes: dict[str, int]
+    features: Float32
+    surprise: Float32
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded rows.
+
+    Attributes
+    ----------
+    features : float32 [n, d]
+    surprise : float32 [n, n_columns]
+        Nats a column adds for a state never seen in training, schema order.
+    """
+
+    features: Float32
+    surprise: Float32
+
+
+@dataclass(frozen=True)
+class FeatureEncoder:
+    """Fitted encoder; all attributes are data that the scoring graph needs.
+
+    Attributes
+    ----------
+    value_columns : int64 [v]
+        Numeric inputs with a value feature.
+    fill, mean, scale : float64 [v]
+        Median, mean and standard deviation of these columns.
+    indicator_columns : int64 [i]
+        Numeric inputs with a missing-cell feature.
+    phases : tuple of Phase
+    extra_mean, extra_scale : float64 [i + 2 p]
+        Standardisation of indicators and phases.
+    tables : tuple of CategoryTable
+        One a categorical input.
+    missing_surprise : float32 [n_numeric]
+        Nats for a missing cell, 0 where training had missing cells.
+    feature_column : int64 [d]
+        Schema position of each feature's column.
+    numeric_position, categorical_position : int64
+        Schema position of each numeric and categorical input.
+    n_columns : int
+    unused : tuple of str
+        Columns that give no feature (datetime columns without a complete period).
+    """
+
+    value_columns: NDArray[np.int64]
+    fill: Float64
+    mean: Float64
+    scale: Float64
+    indicator_columns: NDArray[np.int64]
+    phases: tuple[Phase, ...]
+    extra_mean: Float64
+    extra_scale: Float64
+    tables: tuple[CategoryTable, ...]
+    missing_surprise: Float32
+    feature_column: NDArray[np.int64]
+    numeric_position: NDArray[np.int64]
+    categorical_position: NDArray[np.int64]
+    n_columns: int
+    unused: tuple[str, ...]
+
+    @property
+    def n_features(self) -> int:
+        """Number of features, d."""
+        return len(self.feature_column)
+
+    @classmethod
+    def fit(cls, schema: Schema, rows: Rows) -> FeatureEncoder:
+        """Learn medians, scales, phases and category tables from training rows.
+
+        Parameters
+        ----------
+        schema : Schema
+        rows : Rows
+            Training rows, without the calibration rows.
+        """
+        numeric, n = rows.numeric, len(rows.numeric)
+        kinds = {c.name: c.kind for c in schema.columns}
+        position = {name: i for i, name in enumerate(schema.feature_names)}
+        is_time = [kinds[name] is ColumnKind.DATETIME for name in schema.numeric_names]
+        values = np.array([i for i, t in enumerate(is_time) if not t], dtype=np.int64)
+        missing = np.isnan(numeric)  # [n, n_numeric]
+        indicators = np.flatnonzero(missing.any(axis=0) & ~missing.all(axis=0))
+        phases, unused = _find_phases(schema.numeric_names, is_time, numeric)
+        fill, mean, scale = _location_scale(numeric[:, values])
+        extra = _extra_features(numeric, indicators, phases)  # [n, i + 2 p]
+        tables = tuple(
+            _category_table(rows.categorical[:, j], schema, name)
+            for j, name in enumerate(schema.categorical_names)
+        )
+        numeric_position = np.array([position[c] for c in schema.numeric_names], dtype=np.int64)
+        categorical_position = np.array(
+            [position[c] for c in schema.categorical_names], dtype=np.int64
+        )
+        feature_column = [numeric_position[values], numeric_position[indicators]]
+        feature_column += [np.repeat(numeric_position[[p.column]], 2) for p in phases]
+        feature_column += [
+            np.repeat(categorical_position[[j]], t.features.shape[1]) for j, t in enumerate(tables)
+        ]
+        return cls(
+            value_columns=values,
+            fill=fill,
+            mean=mean,
+            scale=scale,
+            indicator_columns=indicators.astype(np.int64),
+            phases=phases,
+            extra_mean=extra.mean(axis=0) if n else np.zeros(extra.shape[1]),
+            extra_scale=np.maximum(extra.std(axis=0), MIN_DEVIATION),
+            tables=tables,
+            missing_surprise=np.where(missing.any(axis=0), 0.0, math.log(n + 1.0)).astype(
+                np.float32
+            ),
+            feature_column=np.concatenate(feature_column).astype(np.int64),
+            numeric_position=numeric_position,
+            categorical_position=categorical_position,
+            n_columns=len(position),
+            unused=unused,
+        )
+
+    def transform(self, rows: Rows) -> Encoded:
+        """Encode rows; a row's features depend on that row alone."""
+        numeric = rows.numeric
+        values = numeric[:, self.value_columns]  # [n, v]
+        values = np.where(np.isnan(values), self.fill, values)
+        values = np.clip((values - self.mean) / self.scale, -FAR, FAR)
+        extra = _extra_features(numeric, self.indicator_columns, self.phases)
+        extra = (extra - self.extra_mean) / self.extra_scale
+        blocks = [values.astype(np.float32), extra.astype(np.float32)]
+        surprise = np.zeros((len(numeric), self.n_columns), dtype=np.float32)
+        surprise[:, self.numeric_position] = np.isnan(numeric) * self.missing_surprise
+        for j, table in enumerate(self.tables):
+            code = np.array([table.codes.get(t, 0) for t in rows.categorical[:, j]], dtype=np.int64)
+            blocks.append(table.features[code])
+            surprise[:, self.categorical_position[j]] = table.surprise[code]
+        return Encoded(np.concatenate(blocks, axis=1), surprise)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-safe data, the inverse of `from_dict`; floats round-trip exactly."""
+        out: dict[str, Any] = {
+            name: getattr(self, name).tolist() for name in (*_INTEGERS, *_DOUBLES, *_SINGLES)
+        }
+        out["phases"] = [[p.column, p.period] for p in self.phases]
+        out["tables"] = [
+            {
+                "codes": t.codes,
+                "features": t.features.tolist(),
+                "surprise": t.surprise.tolist(),
+            }
+            for t in self.tables
+        ]
+        return out | {"n_columns": self.n_columns, "unused": list(self.unused)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FeatureEncoder:
+        """Rebuild from `to_dict`.
+
+        Raises
+        ------
+        SchemaError
+            A part is absent or of the wrong type.
+        """
+        try:
+            tables = tuple(
+                CategoryTable(
+                    codes={str(k): int(v) for k, v in t["codes"].items()},
+                    features=np.asarray(t["features"], dtype=np.float32).reshape(
+                        len(t["surprise"]), -1
+                    ),
+                    surprise=np.asarray(t["surprise"], dtype=np.float32),
+                )
+                for t in data["tables"]
+            )
+            arrays: dict[str, Any] = {k: np.asarray(data[k], dtype=np.int64) for k in _INTEGERS}
+            arrays |= {k: np.asarray(data[k], dtype=np.float64) for k in _DOUBLES}
+            arrays |= {k: np.asarray(data[k], dtype=np.float32) for k in _SINGLES}
+            return cls(
+                **arrays,
+                tables=tables,
+                phases=tuple(Phase(int(column), str(period)) for column, period in data["phases"]),
+                n_columns=int(data["n_columns"]),
+                unused=tuple(data["unused"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SchemaError(f"the stored encoder is damaged ({error}); fit again") from error
+
+    def describe(self) -> dict[str, Any]:
+        """Return counts for the manifest: features by block."""
+        return {
+            "n_features": self.n_features,
+            "values": len(self.value_columns),
+            "indicators": len(self.indicator_columns),
+            "phases": [[p.column, p.period] for p in self.phases],
+            "categories": [t.features.shape[1] for t in self.tables],
+        }
+
+
+_INTEGERS = (
+    "value_columns",
+    "indicator_columns",
+    "feature_column",
+    "numeric_position",
+    "categorical_position",
+)
+_DOUBLES = ("fill", "mean", "scale", "extra_mean", "extra_scale")
+_SINGLES = ("missing_surprise",)
+
+
+def _location_scale(values: Float64) -> tuple[Float64, Float64, Float64]:
+    """Median, mean and standard deviation over the cells that are there."""
+    fill = np.zeros(values.shape[1])
+    mean, scale = fill.copy(), np.ones(values.shape[1])
+    for j in range(values.shape[1]):
+        column = values[~np.isnan(values[:, j]), j]
+        if column.size:
+            # Halving before adding keeps values near the float64 limit finite.
+            size = float(np.abs(column).max()) or 1.0
+            scaled = column / size
+            fill[j] = float(np.median(scaled)) * size
+            mean[j] = float(scaled.mean()) * size
+            deviation = float(scaled.std()) * size
+            scale[j] = deviation if deviation > 1e-12 * abs(mean[j]) else max(abs(mean[j]), 1.0)
+    return fill, mean, scale
+
+
+def _find_phases(
+    names: Sequence[str], is_time: Sequence[bool], numeric: Float64
+) -> tuple[tuple[Phase, ...], tuple[str, ...]]:
+    """Keep the periods that the training rows cover twice and in which they vary."""
+    phases: list[Phase] = []
+    unused: list[str] = []
+    for j, (name, time) in enumerate(zip(names, is_time, strict=True)):
+        if not time:
+            continue
+        seconds = numeric[~np.isnan(numeric[:, j]), j]
+        span = float(np.ptp(seconds)) if seconds.size else 0.0
+        found = [
+            Phase(j, period)
+            for period, length in PERIODS_S.items()
+            if span >= 2.0 * length and np.ptp(seconds / length - np.floor(seconds / length)) > 1e-6
+        ]
+        phases += found
+        if not found:
+            unused.append(name)
+    return tuple(phases), tuple(unused)
+
+
+def _extra_features(numeric: Float64, indicators: NDArray[Any], phases: Sequence[Phase]) -> Float64:
+    """Indicators and phases before standardisation, float64 [n, i + 2 p]."""
+    blocks = [np.isnan(numeric[:, indicators]).astype(np.float64)]
+    for phase in phases:
+        cycles = numeric[:, phase.column] / PERIODS_S[phase.period]
+        angle = (2.0 * math.pi) * (cycles - np.floor(cycles)).astype(np.float32)
+        wave = np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float64)
+        blocks.append(np.where(np.isnan(numeric[:, [phase.column]]), 0.0, wave))
+    return np.concatenate(blocks, axis=1)
+
+
+def _category_table(texts: NDArray[Any], schema: Schema, name: str) -> CategoryTable:
+    """One-hot features, scaled by category frequency, for one column."""
+    n = len(texts)
+    known = next(c for c in schema.columns if c.name == name).categories
+    present, counts = np.unique(texts.astype(str), return_counts=True)
+    share = dict(zip(present.tolist(), (counts / max(1, n)).tolist(), strict=True))
+    frequent = sorted((c for c in share if c), key=lambda c: (-share[c], c))
+    kept, rest = frequent[:MAX_CATEGORIES], frequent[MAX_CATEGORIES:]
+    missing = [""] if "" in share else []
+    columns = [[c] for c in kept] + ([rest] if rest else []) + [missing] * bool(missing)
+    width = len(columns)
+    unseen = math.log(n + 1.0)
+    codes: dict[str, int] = {"": 1}
+    features = [np.zeros(width), np.zeros(width)]
+    surprise = [unseen, 0.0 if missing else unseen]
+    for j, members in enumerate(columns):
+        p = sum(share[c] for c in members)
+        deviation = max(math.sqrt(p * (1.0 - p)), MIN_DEVIATION)
+        row = np.zeros(width)
+        row[j] = CATEGORY_DISTANCE / deviation
+        for category in members:
+            if category == "":
+                features[1] = row
+                continue
+            codes[category] = len(features)
+            features.append(row)
+            surprise.append(0.0)
+    for category in known:
+        # Seen in the file, but only among the rows kept for calibration: unseen here.
+        codes.setdefault(category, 0)
+    return CategoryTable(
+        codes=codes,
+        features=np.asarray(features, dtype=np.float32).reshape(len(features), width),
+        surprise=np.asarray(surprise, dtype=np.float32),
+    )

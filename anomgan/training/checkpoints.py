@@ -1,0 +1,150 @@
+"""Checkpoints: everything that a resumed training needs, as safetensors and JSON.
+
+A checkpoint holds the last snapshot of the trainer, never a pickled object. Snapshots are
+taken at fixed steps, so a run that is killed and resumed passes through the same states as
+one that was not, and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anomgan.errors import ModelCorruptError, UsageError
+
+__all__ = ["Checkpointer", "TrainingState"]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A trainer between two steps; tensors are copies."""
+
+    step: int
+    rate_factor: float
+    n_rollbacks: int
+    history: list[dict[str, float]]
+    parameters: list[Tensor]
+    averaged: list[Tensor]
+    optimizers: dict[str, list[dict[str, Tensor]]]
+    rng_state: Tensor
+
+
+class Checkpointer:
+    """Writes a training state to one file, replacing the former one atomically.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint file.
+    fingerprint : str
+        Digest of the training rows and parameters; another one is refused on load.
+    resume : bool
+        Load what is there; otherwise a checkpoint found is overwritten.
+    interval_s : float
+        Least seconds between two writes by `save_if_due`.
+    """
+
+    def __init__(
+        self, path: Path, *, fingerprint: str, resume: bool, interval_s: float = 10.0
+    ) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self.resume = resume
+        self.interval_s = interval_s
+        self._last = time.monotonic()
+
+    def save_if_due(self, state: TrainingState) -> None:
+        """Save when the interval has passed since the last write."""
+        if time.monotonic() - self._last >= self.interval_s:
+            self.save(state)
+
+    def save(self, state: TrainingState) -> None:
+        """Write the state: complete or not at all."""
+        tensors = {"rng": state.rng_state}
+        tensors |= {f"parameter.{i}": t for i, t in enumerate(state.parameters)}
+        tensors |= {f"averaged.{i}": t for i, t in enumerate(state.averaged)}
+        for player, moments in state.optimizers.items():
+            for i, moment in enumerate(moments):
+                tensors |= {f"optimizer.{player}.{i}.{k}": t for k, t in moment.items()}
+        facts = {
+            "fingerprint": self.fingerprint,
+            "step": state.step,
+            "rate_factor": state.rate_factor,
+            "n_rollbacks": state.n_rollbacks,
+            "history": state.history,
+            "players": {name: len(moments) for name, moments in state.optimizers.items()},
+        }
+        temporary = self.path.with_name(self.path.name + ".writing")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
+            temporary,
+            metadata={"anomgan": json.dumps(facts)},
+        )
+        os.replace(temporary, self.path)
+        self._last = time.monotonic()
+
+    def load(self, device: torch.device) -> TrainingState | None:
+        """Return the saved state, or None when there is none or it is not wanted.
+
+        Raises
+        ------
+        UsageError
+            The checkpoint belongs to other rows or parameters.
+        ModelCorruptError
+            The file is not a checkpoint.
+        """
+        if not self.resume or not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="pt", device=str(device)) as file:
+                facts = json.loads((file.metadata() or {})["anomgan"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise ModelCorruptError(
+                f"{self.path} is not a usable checkpoint ({error}); train again without --resume"
+            ) from error
+        if facts["fingerprint"] != self.fingerprint:
+            raise UsageError(
+                f"the checkpoint {self.path} was made with other rows or parameters; resume with "
+                "the same file and options, or train again without --resume"
+            )
+        return _state(facts, tensors)
+
+    def discard(self) -> None:
+        """Remove the checkpoint: the model is saved, nothing is left to resume."""
+        self.path.unlink(missing_ok=True)
+        if self.path.parent.exists() and not any(self.path.parent.iterdir()):
+            self.path.parent.rmdir()
+
+
+def _state(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingState:
+    def series(prefix: str) -> list[Tensor]:
+        n = sum(key.startswith(f"{prefix}.") for key in tensors)
+        return [tensors[f"{prefix}.{i}"] for i in range(n)]
+
+    optimizers = {}
+    for player, n in facts["players"].items():
+        prefixes = [f"optimizer.{player}.{i}." for i in range(n)]
+        optimizers[player] = [
+            {key[len(p) :]: t for key, t in tensors.items() if key.startswith(p)} for p in prefixes
+        ]
+    return TrainingState(
+        step=int(facts["step"]),
+        rate_factor=float(facts["rate_factor"]),
+        n_rollbacks=int(facts["n_rollbacks"]),
+        history=list(facts["history"]),
+        parameters=series("parameter"),
+        averaged=series("averaged"),
+        optimizers=optimizers,
+        rng_state=tensors["rng"],
+    )

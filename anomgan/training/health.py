@@ -1,0 +1,123 @@
+"""Is a trained model usable? Judged without labels, on held-out normal rows.
+
+Loss curves do not tell: a collapsed generator has quiet ones. What tells is whether generated
+rows lie where held-out rows lie (precision), whether they reach all of them (coverage), whether
+a nearest-neighbour test can tell the two apart, and whether blurred rows score above clean ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["Health", "coverage", "judge", "precision", "two_sample_accuracy"]
+
+Verdict = Literal["healthy", "degraded", "failed"]
+
+_NEIGHBOURS = 5
+MIN_COVERAGE = 0.2
+"""Below this share of held-out rows reached, the generator has dropped most of the data."""
+MIN_BLUR_AUROC = 0.9
+"""Rows blurred by two standard deviations must outscore clean ones this often."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """Verdict on one training.
+
+    Attributes
+    ----------
+    verdict : {"healthy", "degraded", "failed"}
+    reasons : tuple of str
+        Why it is not healthy.
+    facts : mapping of str to float
+        The measured quantities.
+    """
+
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping."""
+        return {
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "facts": {k: round(float(v), 6) for k, v in self.facts.items()},
+        }
+
+    def __str__(self) -> str:
+        return self.verdict if not self.reasons else f"{self.verdict}: {'; '.join(self.reasons)}"
+
+
+def coverage(real: Tensor, generated: Tensor, *, k: int = _NEIGHBOURS) -> float:
+    """Share of real rows that have a generated row inside their k-neighbour ball.
+
+    Naeem et al. (2020), "Reliable fidelity and diversity metrics", section 3.2.
+
+    Parameters
+    ----------
+    real : Tensor [n, d]
+    generated : Tensor [g, d]
+    k : int
+    """
+    radius = _radius(real, k)  # [n]
+    return float((torch.cdist(real, generated).min(dim=1).values <= radius).float().mean())
+
+
+def precision(real: Tensor, generated: Tensor, *, k: int = _NEIGHBOURS) -> float:
+    """Share of generated rows inside any real row's k-neighbour ball.
+
+    Kynkaanniemi et al. (2019), "Improved precision and recall metric", eq. 2.
+    """
+    radius = _radius(real, k)
+    return float((torch.cdist(generated, real) <= radius).any(dim=1).float().mean())
+
+
+def two_sample_accuracy(real: Tensor, generated: Tensor) -> float:
+    """Leave-one-out accuracy of 1-NN telling real from generated rows; 0.5 is ideal.
+
+    Lopez-Paz and Oquab (2017), section 3.
+    """
+    n = min(len(real), len(generated))
+    both = torch.cat([real[:n], generated[:n]])
+    distance = torch.cdist(both, both)
+    distance.fill_diagonal_(torch.inf)
+    from_real = distance.argmin(dim=1) < n
+    is_real = torch.arange(2 * n, device=real.device) < n
+    return float((from_real == is_real).float().mean())
+
+
+def _radius(rows: Tensor, k: int) -> Tensor:
+    k = min(k, len(rows) - 1)
+    # The row itself is its own nearest neighbour, hence k + 1.
+    return torch.cdist(rows, rows).kthvalue(k + 1, dim=1).values
+
+
+def judge(facts: Mapping[str, float]) -> Health:
+    """Turn measured facts into a verdict.
+
+    Parameters
+    ----------
+    facts : mapping
+        Keys `coverage`, `blur_auroc`, `rollbacks`, `finite_scores` (0 or 1), and any others.
+    """
+    if not facts["finite_scores"]:
+        return Health("failed", ("scores of held-out normal rows are not finite",), facts)
+    reasons = []
+    if facts["blur_auroc"] < MIN_BLUR_AUROC:
+        reasons.append(
+            f"rows blurred by two standard deviations outscore clean ones in only "
+            f"{100 * facts['blur_auroc']:.0f} % of pairs"
+        )
+    if facts["coverage"] < MIN_COVERAGE:
+        reasons.append(
+            f"generated rows reach only {100 * facts['coverage']:.0f} % of held-out normal rows"
+        )
+    if facts["rollbacks"]:
+        reasons.append(f"training was rolled back {facts['rollbacks']:.0f} times")
+    return Health("degraded" if reasons else "healthy", tuple(reasons), facts)

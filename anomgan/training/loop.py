@@ -1,0 +1,354 @@
+"""The one alternating-update loop, for every detector.
+
+The loop knows phases, not formulas: a phase names the parameters it may change, how often
+it runs, and a function that returns the loss. A new regulariser or network is a new phase.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from anomgan.errors import TrainingError, TrainingInterrupted
+from anomgan.training.checkpoints import Checkpointer, TrainingState
+
+__all__ = ["Phase", "Progress", "Sampler", "Trainer", "TrainingPlan", "TrainingRecord"]
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called as ``progress(step, n_steps, facts)`` a few times a second."""
+
+_SNAPSHOT_STEPS = 50
+"""Steps between snapshots: what a roll-back or an interrupt can lose."""
+_MAX_ROLLBACKS = 3
+"""After so many roll-backs training is given up: the data, not luck, is the reason."""
+_REPORT_S = 0.2
+"""Least time between two progress reports."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kind of update.
+
+    Attributes
+    ----------
+    name : str
+        Key of the phase's losses in the record.
+    player : str
+        Optimiser that steps; phases of one player share its state.
+    loss : callable
+        Returns named scalar losses; their sum is minimised.
+    interval : int
+        The phase runs at every `interval`-th step (lazy regularisation, Karras et al.,
+        2020, appendix B; the phase's own weight makes up for the skipped steps).
+    """
+
+    name: str
+    player: str
+    loss: Callable[[], Mapping[str, Tensor]]
+    interval: int = 1
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long and how fast to train.
+
+    Attributes
+    ----------
+    n_steps : int
+    batch_rows : int
+        Real rows a member sees at each step; the unit of the EMA's half-life.
+    learning_rate : float
+        Start of a cosine decay to a twentieth.
+    betas : tuple of float
+        Adam's; the first is low because the opponent moves (Kingma & Ba, 2015).
+    weight_decay : float
+        Decoupled (AdamW), per step.
+    ema_half_life_samples : float
+        Half-life of the averaged weights, in real rows a member saw.
+    deadline : float or None
+        `time.monotonic()` value by which training ends, whatever the step.
+    """
+
+    n_steps: int
+    batch_rows: int
+    learning_rate: float
+    betas: tuple[float, float]
+    weight_decay: float
+    ema_half_life_samples: float
+    deadline: float | None = None
+
+
+@dataclass
+class TrainingRecord:
+    """What happened: losses by name at each snapshot, steps run, roll-backs."""
+
+    steps_run: int = 0
+    n_rollbacks: int = 0
+    stopped_by_deadline: bool = False
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Sampler:
+    """Draws batches and noise for all members from one generator, on one device.
+
+    Parameters
+    ----------
+    rows : Tensor [n, d]
+        Training rows, resident on the device.
+    n_members : int
+    rng : torch.Generator
+        On the same device.
+    """
+
+    def __init__(self, rows: Tensor, n_members: int, rng: torch.Generator) -> None:
+        self.data = rows
+        self.n_members = n_members
+        self.rng = rng
+
+    def rows(self, n: int) -> Tensor:
+        """Draw [m, n, d] real rows, independently for each member, with replacement."""
+        index = torch.randint(
+            len(self.data), (self.n_members, n), generator=self.rng, device=self.data.device
+        )
+        return self.data[index]
+
+    def normal(self, *shape: int) -> Tensor:
+        """Draw standard normal values of the given trailing shape, [m, *shape]."""
+        return torch.randn((self.n_members, *shape), generator=self.rng, device=self.data.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Draw uniform values in [0, 1) of the given trailing shape, [m, *shape]."""
+        return torch.rand((self.n_members, *shape), generator=self.rng, device=self.data.device)
+
+
+class Trainer:
+    """Alternates the phases until the plan ends; keeps averaged weights.
+
+    Parameters
+    ----------
+    networks : nn.Module
+        All networks; the averaged copy of all its parameters is what `run` leaves in it.
+    players : mapping of str to sequence of Parameter
+        Parameters by optimiser. Each parameter belongs to one player.
+    phases : sequence of Phase
+    sampler : Sampler
+    plan : TrainingPlan
+    checkpointer : Checkpointer, optional
+        Where to keep what a resumed run needs.
+    """
+
+    def __init__(
+        self,
+        networks: nn.Module,
+        *,
+        players: Mapping[str, Sequence[nn.Parameter]],
+        phases: Sequence[Phase],
+        sampler: Sampler,
+        plan: TrainingPlan,
+        checkpointer: Checkpointer | None = None,
+    ) -> None:
+        self.networks = networks
+        self.players = {name: list(parameters) for name, parameters in players.items()}
+        self.phases = tuple(phases)
+        self.sampler = sampler
+        self.plan = plan
+        self.checkpointer = checkpointer
+        self.optimizers = {
+            name: torch.optim.AdamW(
+                parameters,
+                lr=plan.learning_rate,
+                betas=plan.betas,
+                weight_decay=plan.weight_decay,
+                fused=True,
+            )
+            for name, parameters in self.players.items()
+        }
+        self.parameters = list(networks.parameters())
+        self.averaged = [p.detach().clone() for p in self.parameters]
+        self.record = TrainingRecord()
+        self._step = 0
+        self._rate_factor = 1.0
+        self._n_steps = plan.n_steps
+        self._sums: dict[str, Tensor] = {}
+
+    def run(
+        self,
+        *,
+        progress: Progress | None = None,
+        stop_requested: Callable[[], bool] | None = None,
+    ) -> TrainingRecord:
+        """Train to the plan's end, then put the averaged weights into the networks.
+
+        Raises
+        ------
+        TrainingInterrupted
+            When `stop_requested` turned true; the last snapshot is in the checkpoint.
+        TrainingError
+            When losses stay non-finite after several roll-backs.
+        """
+        started = time.monotonic()
+        if self.checkpointer is not None:
+            state = self.checkpointer.load(self.sampler.data.device)
+            if state is not None:
+                self._restore(state)
+        snapshot = self._snapshot()
+        last_report = 0.0
+        while self._step < self._n_steps:
+            if stop_requested is not None and stop_requested():
+                self._interrupt(snapshot)
+            self._update()
+            if self._step % _SNAPSHOT_STEPS == 0 or self._step == self._n_steps:
+                snapshot = self._review(snapshot)
+                self._fit_to_deadline(started)
+            now = time.monotonic()
+            if progress is not None and now - last_report > _REPORT_S:
+                last_report = now
+                latest = self.record.history[-1] if self.record.history else {}
+                progress(self._step, self._n_steps, latest)
+        with torch.no_grad():
+            for parameter, average in zip(self.parameters, self.averaged, strict=True):
+                parameter.copy_(average)
+        self.record.steps_run = self._step
+        self.record.seconds = time.monotonic() - started
+        return self.record
+
+    def _update(self) -> None:
+        rate = self.plan.learning_rate * self._rate_factor * self._decay()
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        for phase in self.phases:
+            if self._step % phase.interval:
+                continue
+            self._run_phase(phase)
+        # The half-life is ramped up with the rows seen, so that the random start is forgotten.
+        seen = (self._step + 1) * self.plan.batch_rows
+        half_life = min(self.plan.ema_half_life_samples, 0.1 * seen)
+        keep = 0.5 ** (self.plan.batch_rows / half_life)
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averaged, self.parameters, 1.0 - keep)
+        self._step += 1
+
+    def _run_phase(self, phase: Phase) -> None:
+        own = self.players[phase.player]
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+        for parameter in own:
+            parameter.requires_grad_(True)
+            parameter.grad = None
+        losses = phase.loss()
+        total = torch.stack(tuple(losses.values())).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        # A phase that touches part of its player's parameters must not decay the others.
+        self.optimizers[phase.player].step()
+        for name, value in losses.items():
+            key = f"{phase.name}.{name}"
+            value = value.detach() / self.sampler.n_members
+            self._sums[key] = self._sums[key] + value if key in self._sums else value
+
+    def _decay(self) -> float:
+        done = self._step / max(1, self._n_steps)
+        return 0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+    def _review(self, snapshot: TrainingState) -> TrainingState:
+        runs = {p.name: math.ceil(_SNAPSHOT_STEPS / p.interval) for p in self.phases}
+        means = {k: float(v) / runs[k.split(".")[0]] for k, v in self._sums.items()}
+        self._sums = {}
+        finite = all(math.isfinite(v) for v in means.values()) and all(
+            bool(torch.isfinite(p).all()) for p in self.parameters
+        )
+        if not finite:
+            return self._roll_back(snapshot)
+        self.record.history.append({"step": float(self._step), **means})
+        snapshot = self._snapshot()
+        if self.checkpointer is not None:
+            self.checkpointer.save_if_due(snapshot)
+        return snapshot
+
+    def _roll_back(self, snapshot: TrainingState) -> TrainingState:
+        self.record.n_rollbacks += 1
+        if self.record.n_rollbacks > _MAX_ROLLBACKS:
+            raise TrainingError(
+                f"training diverged {self.record.n_rollbacks} times (non-finite losses near step "
+                f"{self._step}); check the table for extreme values, or lower learning_rate "
+                f"(now {self.plan.learning_rate:g})"
+            )
+        logger.warning("non-finite loss at step %d: back to step %d", self._step, snapshot.step)
+        rollbacks = self.record.n_rollbacks
+        self._restore(snapshot)
+        self.record.n_rollbacks = rollbacks
+        self._rate_factor *= 0.5
+        return self._snapshot()
+
+    def _fit_to_deadline(self, started: float) -> None:
+        if self.plan.deadline is None or self._step >= self._n_steps:
+            return
+        now = time.monotonic()
+        per_step = (now - started) / max(1, self._step - self._first_step)
+        affordable = self._step + int(max(0.0, self.plan.deadline - now) / per_step)
+        if affordable < self.plan.n_steps:
+            self._n_steps = max(self._step, affordable)
+            self.record.stopped_by_deadline = True
+
+    _first_step = 0
+
+    def _snapshot(self) -> TrainingState:
+        return TrainingState(
+            step=self._step,
+            rate_factor=self._rate_factor,
+            n_rollbacks=self.record.n_rollbacks,
+            history=[dict(h) for h in self.record.history],
+            parameters=[p.detach().clone() for p in self.parameters],
+            averaged=[p.clone() for p in self.averaged],
+            optimizers={name: _moments(opt) for name, opt in self.optimizers.items()},
+            rng_state=self.sampler.rng.get_state().clone(),
+        )
+
+    def _restore(self, state: TrainingState) -> None:
+        self._step = self._first_step = state.step
+        self._rate_factor = state.rate_factor
+        self.record.n_rollbacks = state.n_rollbacks
+        self.record.history = [dict(h) for h in state.history]
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, state.parameters, strict=True):
+                parameter.copy_(value)
+            for average, value in zip(self.averaged, state.averaged, strict=True):
+                average.copy_(value)
+        for name, optimizer in self.optimizers.items():
+            _set_moments(optimizer, state.optimizers[name])
+        self.sampler.rng.set_state(state.rng_state.cpu())
+        self._sums = {}
+
+    def _interrupt(self, snapshot: TrainingState) -> None:
+        if self.checkpointer is None:
+            raise TrainingInterrupted(
+                f"training was stopped at step {self._step} of {self._n_steps}; nothing was kept"
+            )
+        self.checkpointer.save(snapshot)
+        raise TrainingInterrupted(
+            f"training was stopped at step {self._step} of {self._n_steps}; go on with the same "
+            f"command and --resume (checkpoint: {self.checkpointer.path})"
+        )
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+    """Copy Adam's state, parameter by parameter; empty before the first step."""
+    parameters = optimizer.param_groups[0]["params"]
+    return [{k: v.clone() for k, v in optimizer.state.get(p, {}).items()} for p in parameters]
+
+
+def _set_moments(optimizer: torch.optim.Optimizer, moments: list[dict[str, Tensor]]) -> None:
+    parameters = optimizer.param_groups[0]["params"]
+    optimizer.state.clear()
+    for parameter, state in zip(parameters, moments, strict=True):
+        if state:
+            optimizer.state[parameter] = {k: v.clone() for k, v in state.items()}
