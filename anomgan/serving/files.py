@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from anomgan.bundle import Bundle
 from anomgan.errors import UsageError
-from anomgan.serving.outputs import STANDARD_OUTPUT
+from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
 from anomgan.serving.reasons import describe_rows
-from anomgan.serving.scorer import OnBadRow, ScoredBatch, Scorer
+from anomgan.serving.scorer import SCORER_FILE, OnBadRow, ScoredBatch, Scorer
 from anomgan.serving.writers import Format, open_writer
 from anomgan.tables.readers import TableReader
 
-__all__ = ["ScoreSummary", "TopRow", "score_table"]
+__all__ = ["ScoreSummary", "TopRow", "copy_scorer", "score_table"]
 
 _TOP_ROWS = 5
 _TOP_FEATURES = 3
@@ -231,3 +232,32 @@ class _Tally:
             top=tuple(sorted(self._top, key=lambda r: (-r.score, r.row))),
             faults=tuple(self._faults),
         )
+
+
+def copy_scorer(model: str | os.PathLike[str], output: str) -> Scorer:
+    """Copy ``scorer.onnx`` out of a model, after scoring the stored probe rows with it.
+
+    Parameters
+    ----------
+    model : path-like
+        Model directory.
+    output : str
+        A file, which appears whole or not at all, or ``-`` for standard output.
+
+    Returns
+    -------
+    Scorer
+        The opened scorer, which says what it needs and gives.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be used.
+    OutputError
+        The file cannot be written.
+    """
+    bundle = Bundle.open(model)
+    scorer = Scorer.open(model, providers="cpu")
+    with AtomicFile(output) as file:
+        file.write(bundle.read(SCORER_FILE))
+    return scorer

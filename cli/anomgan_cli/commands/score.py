@@ -1,0 +1,120 @@
+"""``anomgan score``: rows in, scores out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from anomgan_cli.exits import ANOMALIES_FOUND, guarded
+from anomgan_cli.options import (
+    Debug,
+    Delimiter,
+    Encoding,
+    FalseAlarmRate,
+    Model,
+    OnBadRow,
+    OutputFormat,
+    Provider,
+    Quiet,
+)
+
+__all__ = ["default_output", "score"]
+
+Table = Annotated[
+    str,
+    typer.Argument(metavar="TABLE", help="CSV, Parquet or Arrow file; - reads CSV from stdin."),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Where scores go [default: TABLE.scores.csv]; - is stdout.",
+    ),
+]
+Format = Annotated[
+    OutputFormat | None,
+    typer.Option("--format", help="Format of the scores; by default as FILE ends, else csv."),
+]
+KeepColumns = Annotated[
+    bool, typer.Option("--keep-columns", help="Copy the columns of the table beside the scores.")
+]
+TopFeatures = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=0, help="Add a column `reason` that names the N largest contributions."
+    ),
+]
+BadRow = Annotated[
+    OnBadRow,
+    typer.Option(help="A row that cannot be read: stop, or keep it without a score and say why."),
+]
+FailOnAnomaly = Annotated[
+    bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any row is flagged.")
+]
+ProviderOption = Annotated[
+    Provider, typer.Option("--provider", help="Processor; auto takes CUDA where it works.")
+]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Threads; by default one a processor.")
+]
+
+
+@guarded
+def score(
+    table: Table,
+    model: Model = "anomgan-model",
+    output: Output = None,
+    format_: Format = None,
+    keep_columns: KeepColumns = False,
+    top_features: TopFeatures = 0,
+    false_alarm_rate: FalseAlarmRate = None,
+    on_bad_row: BadRow = OnBadRow.ERROR,
+    fail_on_anomaly: FailOnAnomaly = False,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    provider: ProviderOption = Provider.AUTO,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score new rows; writes row, score, p_value and is_anomaly, one line a row."""
+    from anomgan.serving import Scorer
+    from anomgan.serving.files import score_table
+    from anomgan.serving.writers import format_of
+    from anomgan.tables.readers import open_table
+    from anomgan_cli.render import say_score, scoring_progress
+
+    target = output or default_output(table, format_)
+    scorer = Scorer.open(model, providers=provider.value, threads=threads)
+    bad: Literal["error", "skip"] = "skip" if on_bad_row is OnBadRow.SKIP else "error"
+    with (
+        open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad) as reader,
+        scoring_progress(reader, quiet=quiet) as progress,
+    ):
+        summary = score_table(
+            *(scorer, reader, target),
+            fmt=format_of(target, format_),
+            false_alarm_rate=false_alarm_rate,
+            on_bad_row=bad,
+            keep_columns=keep_columns,
+            top_features=top_features,
+            progress=progress,
+        )
+    if not quiet:
+        say_score(summary, scorer)
+    if fail_on_anomaly and summary.n_anomalies:
+        raise typer.Exit(ANOMALIES_FOUND)
+
+
+def default_output(table: str, fmt: str | None) -> str:
+    """Return ``new.scores.csv`` for ``data/new.csv.gz``; stdout for stdin."""
+    if table == "-":
+        return "-"
+    path = Path(table)
+    if path.suffix.lower() == ".gz":
+        path = path.with_suffix("")
+    return f"{path.stem}.scores.{fmt or 'csv'}"

@@ -1,0 +1,49 @@
+"""The command ``anomgan``. Nothing but typer is imported here: help must be instant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from anomgan_cli.commands.demo import demo
+from anomgan_cli.commands.export import export
+from anomgan_cli.commands.fit import fit
+from anomgan_cli.commands.inspect import inspect
+from anomgan_cli.commands.score import score
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="anomgan",
+    help="Find the rows that do not belong: learn from normal rows, score new ones.",
+    epilog=(
+        "Exit codes: 0 done, 1 failure, 2 bad usage or bad input, 3 anomalies found "
+        "(--fail-on-anomaly), 130 interrupted."
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from anomgan import __version__
+
+        typer.echo(f"anomgan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Find the rows that do not belong: learn from normal rows, score new ones."""
+
+
+for _command in (fit, score, inspect, export, demo):
+    app.command()(_command)

@@ -1,0 +1,80 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "Debug",
+    "Delimiter",
+    "Encoding",
+    "FalseAlarmRate",
+    "Model",
+    "OnBadRow",
+    "OutputFormat",
+    "Provider",
+    "Quiet",
+    "parse_duration",
+]
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|m|min|h|)")
+
+
+class OutputFormat(StrEnum):
+    """What `score` writes."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+    JSONL = "jsonl"
+
+
+class OnBadRow(StrEnum):
+    """What a row that cannot be read does."""
+
+    ERROR = "error"
+    SKIP = "skip"
+
+
+class Provider(StrEnum):
+    """Where scores are computed."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds from ``90``, ``30s``, ``5m`` or ``1h``."""
+    match = _DURATION.fullmatch(str(text).strip().lower())
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if seconds <= 0.0:
+        raise typer.BadParameter(f"{text!r} is no time: give seconds (90), or 30s, 5m, 1h")
+    return seconds
+
+
+Model = Annotated[
+    str,
+    typer.Option("-m", "--model", metavar="DIR", help="Model directory."),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(metavar="CHAR", help="Delimiter of the CSV file; detected by default."),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Encoding of the CSV file, such as latin-1; else UTF-8."),
+]
+FalseAlarmRate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="RATE",
+        help="Share of normal rows that may be flagged; 0.01 flags about one in a hundred.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -1,0 +1,289 @@
+"""What people read: summaries, tables and progress on stderr; data alone on stdout.
+
+rich is imported inside the functions: ``anomgan --help`` must stay quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from anomgan.bundle import Manifest
+    from anomgan.serving.files import ScoreSummary
+    from anomgan.serving.scorer import Scorer
+    from anomgan.tables.readers import TableReader
+    from anomgan.tables.schema import Schema
+
+__all__ = [
+    "say",
+    "say_fit",
+    "say_interface",
+    "say_schema",
+    "say_score",
+    "scoring_progress",
+    "stderr",
+    "table",
+    "training_progress",
+    "write_inspection",
+]
+
+_PLAIN_WIDTH = 160  # of tables where there is no terminal to measure
+_SHOWN_CATEGORIES = 6
+
+TrainingProgress = Callable[[int, int, Mapping[str, float | str]], None]
+
+
+def stderr() -> Console:
+    """Return a console on the present stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def say(message: str, style: str | None = None) -> None:
+    """Print one paragraph on stderr, never cut or wrapped, markup left as it is."""
+    from rich.text import Text
+
+    stderr().print(Text(message, style=style or ""), soft_wrap=True, highlight=False)
+
+
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, on_stderr: bool = False
+) -> None:
+    """Print an aligned table; columns after the first that hold numbers go to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    stream = sys.stderr if on_stderr else sys.stdout
+    console = Console(stderr=on_stderr, width=None if stream.isatty() else _PLAIN_WIDTH)
+    cells = [list(row) for row in rows]
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for j, header in enumerate(headers):
+        numbers = j > 0 and all(_is_number(row[j]) for row in cells)
+        grid.add_column(header, justify="right" if numbers else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*(Text(cell) for cell in row))
+    console.print(grid)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(" ", "").replace(".", "", 1).replace("e-", "", 1).isdigit() or text == "-"
+
+
+def count(n: int, noun: str) -> str:
+    """Return ``1 row`` or ``12 345 rows``."""
+    grouped = f"{n:,}".replace(",", " ")
+    return f"{grouped} {noun}" if n == 1 else f"{grouped} {noun}s"
+
+
+@contextmanager
+def scoring_progress(reader: TableReader, *, quiet: bool) -> Iterator[Callable[[int], None] | None]:
+    """Show how far a table has come; nothing where stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description}")
+    with Progress(
+        text, BarColumn(), TimeRemainingColumn(), console=stderr(), transient=True
+    ) as bar:
+        task = bar.add_task("Scoring", total=reader.bytes_total)
+
+        def advance(n_rows: int) -> None:
+            done = min(reader.bytes_read, reader.bytes_total or 0)
+            bar.update(task, completed=done, description=f"Scored {count(n_rows, 'row')}")
+
+        yield advance
+
+
+@contextmanager
+def training_progress(*, quiet: bool) -> Iterator[TrainingProgress | None]:
+    """Show the steps of training with losses and health; nothing where stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("Training"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def advance(step: int, total: int, facts: Mapping[str, float | str]) -> None:
+            shown = "  ".join(f"{name} {_fact(value)}" for name, value in facts.items())
+            bar.update(task, completed=step, total=total, description=shown)
+
+        yield advance
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def say_schema(schema: Schema) -> None:
+    """Say which columns are not used, and how to force them."""
+    for aside in schema.set_aside:
+        say(f"Set aside: {aside.detail}", "yellow")
+    for note in schema.notes:
+        say(f"Note: {note}", "yellow")
+
+
+def say_fit(manifest: Manifest, path: str) -> None:
+    """Say what was trained, how well, and what to do with it."""
+    verdict = manifest.health["verdict"]
+    reasons = "; ".join(manifest.health.get("reasons", ()))
+    style = {"healthy": "green", "degraded": "yellow"}.get(verdict, "red")
+    say(f"Training: {verdict}{': ' + reasons if reasons else ''}", style)
+    calibration = manifest.calibration
+    say(
+        f"Flags rows with a score of at least {calibration['threshold']:.4g}: a false-alarm rate "
+        f"of {calibration['false_alarm_rate']:g}, from "
+        f"{count(calibration['n'], 'held-out normal row')}."
+    )
+    say(f"Model: {path}. Score new rows with: anomgan score new.csv{_model_option(path)}")
+
+
+def _model_option(path: str) -> str:
+    from shlex import quote
+
+    from anomgan.bundle import DEFAULT_MODEL
+
+    return "" if path == DEFAULT_MODEL else f" -m {quote(path)}"
+
+
+def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
+    """Say how many rows were flagged, which stand out, and where the scores are."""
+    if summary.extra_columns:
+        names = ", ".join(summary.extra_columns)
+        say(f"Ignored columns that the model does not know: {names}", "yellow")
+    rate = summary.false_alarm_rate
+    found = count(summary.n_anomalies, "anomaly").replace("anomalys", "anomalies")
+    expected = rate * (summary.n_rows - summary.n_unreadable)
+    say(
+        f"{found} in {count(summary.n_rows, 'row')} at a false-alarm rate of {rate:g} (normal rows "
+        f"alone would give about {expected:.3g}).",
+        "bold" if summary.n_anomalies else None,
+    )
+    if summary.n_unreadable:
+        say(f"{count(summary.n_unreadable, 'row')} could not be read and has no score:", "yellow")
+        for fault in summary.faults:
+            say(f"  {fault}", "yellow")
+    if summary.n_anomalies:
+        rows = [
+            [
+                _name(top.row, top.identifier),
+                f"{top.score:.4g}",
+                _p_value(top.p_value, scorer),
+                top.reason,
+            ]
+            for top in summary.top
+        ]
+        table(["most abnormal", "score", "p-value", "reason"], rows, on_stderr=True)
+    processor = scorer.provider.removesuffix("ExecutionProvider")
+    note = f"; {scorer.provider_note}" if scorer.provider_note else ""
+    speed = f"{summary.seconds:.1f} s on {processor}{note}"
+    place = "standard output" if summary.output == "-" else summary.output
+    say(f"Scores: {place} ({speed})")
+
+
+def _name(row: int, identifier: str | None) -> str:
+    return f"row {row}" if identifier is None else f"row {row} ({identifier})"
+
+
+def _p_value(p_value: float, scorer: Scorer) -> str:
+    """Mark what lies beyond the resolution of the calibration rows as an extrapolation."""
+    resolution = scorer.calibration.get("resolution", 0.0)
+    return f"{p_value:.2g}{' (extrapolated)' if p_value < resolution * (1 - 1e-6) else ''}"
+
+
+def say_interface(scorer: Scorer, path: str) -> None:
+    """Say how to call an exported scorer."""
+    schema = scorer.schema
+    say(f"Scorer: {path if path != '-' else 'standard output'} (one file; needs onnxruntime alone)")
+    rows = []
+    for name, kind, columns in (
+        ("numeric", "double", schema.numeric_names),
+        ("categorical", "string", schema.categorical_names),
+    ):
+        if columns:
+            rows.append([f"input {name}", f"{kind} [N, {len(columns)}]", ", ".join(columns)])
+    rate = f"optional, by default {scorer.false_alarm_rate:g}"
+    rows.append(["input false_alarm_rate", "float []", rate])
+    rows.append(["output score", "float [N]", "rises with abnormality"])
+    rows.append(["output p_value", "float [N]", "how rare so high a score is among normal rows"])
+    rows.append(["output is_anomaly", "bool [N]", "p_value <= false_alarm_rate"])
+    width = len(scorer.feature_names)
+    names = ", ".join(scorer.feature_names)
+    rows.append(["output contributions", f"float [N, {width}]", f"shares of the score: {names}"])
+    table(["name", "type", "meaning"], rows, on_stderr=True)
+
+
+def write_inspection(manifest: Manifest, path: str, schema: Schema) -> None:
+    """Write everything that a model says of itself on stdout."""
+    print_out = _printer()
+    print_out(f"{path}: {manifest.health['verdict']}, made {manifest.created_at}")
+    for reason in manifest.health.get("reasons", ()):
+        print_out(f"  {reason}")
+    _write_schema(schema, print_out)
+    for title, facts in (
+        ("Training", manifest.training),
+        ("Parameters", manifest.parameters),
+        ("Calibration", manifest.calibration),
+        ("Versions", {"anomgan": manifest.anomgan_version, **manifest.library_versions}),
+    ):
+        print_out(f"\n{title}")
+        table(["name", "value"], [[name, text] for name, text in _flat(facts)])
+    print_out("\nFiles (checksums verified)")
+    table(
+        ["file", "bytes", "sha256"],
+        [[name, str(r["bytes"]), r["sha256"]] for name, r in manifest.files.items()],
+    )
+
+
+def _write_schema(schema: Schema, print_out: Callable[[str], None]) -> None:
+    print_out(f"\nColumns ({len(schema.columns)}, from {count(schema.n_rows, 'training row')})")
+    rows = []
+    for column in schema.columns:
+        shown = ", ".join(column.categories[:_SHOWN_CATEGORIES])
+        more = len(column.categories) - _SHOWN_CATEGORIES
+        values = f"{shown}, and {more} more" if more > 0 else shown
+        if column.minimum is not None and column.maximum is not None:
+            values = f"{column.minimum:.6g} to {column.maximum:.6g}"
+        rows.append([column.name, column.kind.value, values, str(column.n_missing)])
+    table(["column", "kind", "seen in training", "missing"], rows)
+    if schema.set_aside:
+        print_out("\nSet aside")
+        rows = [[a.name, f"{a.reason.value}: {a.detail}"] for a in schema.set_aside]
+        table(["column", "why"], rows)
+    if schema.id_column is not None:
+        print_out(f"\nRows are named by {schema.id_column}.")
+
+
+def _printer() -> Callable[[str], None]:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    return lambda text: console.print(Text(text), soft_wrap=True, highlight=False)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _fact(value)

@@ -1,0 +1,105 @@
+"""``anomgan inspect`` and ``anomgan export``."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from toy_model import toy_bundle
+from typer.testing import CliRunner
+
+from anomgan.bundle import Bundle
+from anomgan_cli.main import app
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    toy_bundle("anomgan-model")
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_inspect_shows_all_that_a_model_says(here):
+    result = run("inspect")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("anomgan-model: healthy, made 20")
+    assert "Columns (3, from 400 training rows)" in lines
+    words = [line.split() for line in lines]
+    assert ["mode", "categorical", "run,", "idle,", "clean", "0"] in words
+    assert any(w[:2] == ["plant", "constant:"] for w in words)
+    assert "Rows are named by part_id." in lines
+    assert ["n_members", "1"] in words
+    assert any(w[:1] == ["threshold"] for w in words)
+    sums = Bundle.open("anomgan-model").manifest.files
+    assert [
+        "scorer.onnx",
+        str(sums["scorer.onnx"]["bytes"]),
+        sums["scorer.onnx"]["sha256"],
+    ] in words
+
+
+def test_inspect_as_json_is_the_manifest(here):
+    result = run("inspect", "--json")
+    assert json.loads(result.stdout) == json.loads(Path("anomgan-model/manifest.json").read_text())
+
+
+def test_inspect_verifies_the_files(here):
+    Path("anomgan-model/weights.safetensors").write_bytes(b"x")
+    result = run("inspect")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: anomgan-model/weights.safetensors has 1 bytes")
+    assert run("inspect", "-m", "absent").exit_code == 2
+
+
+def test_export_gives_a_file_that_needs_no_anomgan(here):
+    result = run("export")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    session = ort.InferenceSession("scorer.onnx", providers=["CPUExecutionProvider"])
+    feed = {
+        "numeric": np.array([[500.0, 5.0]]),
+        "categorical": np.array([["run"]], dtype=object),
+    }
+    score, p_value, is_anomaly, contributions = session.run(None, feed)
+    assert score.shape == p_value.shape == (1,)
+    assert is_anomaly.tolist() == [True]
+    assert contributions.shape == (1, 4)
+    words = [line.split() for line in result.stderr.splitlines()]
+    assert ["input", "numeric", "double", "[N,", "2]", "pressure,", "speed"] in words
+    assert sorted(os.listdir()) == ["anomgan-model", "scorer.onnx"]
+
+
+def test_export_goes_where_asked_or_says_why_not(here):
+    assert run("export", "-o", "deployed.onnx", "-q").exit_code == 0
+    assert Path("deployed.onnx").read_bytes() == Path("anomgan-model/scorer.onnx").read_bytes()
+    refused = run("export", "-o", "anomgan-model")
+    assert refused.exit_code == 2
+    assert refused.stderr == "Error: anomgan-model is a directory; name a file with -o\n"
+    assert run("export", "-m", "absent").exit_code == 2
+
+
+def test_export_refuses_a_model_that_scores_otherwise(here):
+    probe = Path("anomgan-model/probe.npz")
+    probe.write_bytes(probe.read_bytes()[:-1])
+    assert run("export").exit_code == 2
+    assert sorted(os.listdir()) == ["anomgan-model"]
+
+
+def test_the_version_and_help_are_there():
+    from anomgan import __version__
+
+    assert run("--version").stdout == f"anomgan {__version__}\n"
+    overview = run("--help").stdout
+    for command in ("fit", "score", "inspect", "export", "demo"):
+        assert f" {command} " in overview
+        assert run(command, "--help").exit_code == 0
+    assert "Exit codes: 0 done, 1 failure, 2 bad usage or bad input, 3 anomalies found" in overview
