@@ -202,11 +202,16 @@ def _odd_records(buffer: bytes, layout: _Layout, n_columns: int) -> tuple[list[i
     ragged: list[int] = []
     for i in np.flatnonzero(odd).tolist():
         record = buffer[layout.starts[i] : layout.ends[i]]
-        if layout.n_fields[i] == 1 and not record.strip():
+        if layout.n_fields[i] == 1 and _is_blank(record, n_columns):
             blank.append(i)
         elif layout.n_fields[i] != n_columns:
             ragged.append(i)
     return blank, ragged
+
+
+def _is_blank(line: bytes, n_columns: int) -> bool:
+    """Say whether a line is no row; in a table of one column, white space is a cell."""
+    return not line.strip(b"\r" if n_columns == 1 else None)
 
 
 def _ragged(
@@ -300,7 +305,8 @@ def _slowly(lines: Iterator[str], dialect: Dialect, state: _Position) -> Iterato
         ended = record == [_SENTINEL]
         if not ended and record and record[-1].endswith(_SENTINEL):
             raise _unclosed(start, state, "it never ends")
-        blank = not record or (len(record) == 1 < n_columns and not record[0].strip())
+        # Here a line of one quoted, empty field is [""] and a blank line is [].
+        blank = not record or (len(record) == 1 < n_columns and not record[0].encode().strip())
         if not ended and not blank:
             records.append(record)
             starts.append(start)
