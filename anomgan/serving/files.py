@@ -99,16 +99,14 @@ def score_table(
     output : str
         A file, which appears whole or not at all, or ``-`` for standard output.
     fmt : "csv", "parquet" or "jsonl"
-    false_alarm_rate : float, optional
-        In place of the model's own.
-    on_bad_row : "error" or "skip"
-        What to do with a row that cannot be read.
+    false_alarm_rate, on_bad_row
+        As in `Scorer.score`.
     keep_columns : bool
         Copy the columns of the table.
     top_features : int
-        Contributions to name in ``reason``.
+        Contributions to name.
     progress : callable, optional
-        Called with the number of rows done after each batch.
+        Called with the rows done after each batch.
 
     Raises
     ------

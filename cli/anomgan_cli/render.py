@@ -148,6 +148,8 @@ def say_fit(manifest: Manifest, path: str) -> None:
     reasons = "; ".join(manifest.health.get("reasons", ()))
     style = {"healthy": "green", "degraded": "yellow"}.get(verdict, "red")
     say(f"Training: {verdict}{': ' + reasons if reasons else ''}", style)
+    for note in manifest.training.get("notes", ()):
+        say(f"Note: {note}", "yellow")
     calibration = manifest.calibration
     say(
         f"Flags rows with a score of at least {calibration['threshold']:.4g}: a false-alarm rate "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,12 +13,15 @@ from anomgan_cli.options import (
     Encoding,
     FalseAlarmRate,
     Model,
+    OnBadRow,
     Quiet,
     parse_duration,
 )
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from anomgan.tables import TableReader
 
 __all__ = ["fit"]
 
@@ -58,6 +61,10 @@ MaxTime = Annotated[
         metavar="TIME", parser=parse_duration, help="Longest time for training: 90, 30s, 5m, 1h."
     ),
 ]
+BadRow = Annotated[
+    OnBadRow,
+    typer.Option(help="A line with too few or too many fields: stop, or leave it out."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a model that is already there.")]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
@@ -79,6 +86,7 @@ def fit(
     max_time: MaxTime = None,
     force: Force = False,
     resume: Resume = False,
+    on_bad_row: BadRow = OnBadRow.ERROR,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     quiet: Quiet = False,
@@ -87,15 +95,16 @@ def fit(
     """Learn what normal rows look like; writes a model directory."""
     from anomgan.bundle import require_free
     from anomgan.calibration import require_rate
-    from anomgan.tables import Schema, SchemaOptions, read_table
+    from anomgan.tables import Schema, SchemaOptions, open_table
     from anomgan_cli.render import say_fit, say_schema, training_progress
 
-    rate = 0.01 if false_alarm_rate is None else false_alarm_rate
-    require_rate(rate, n=0, has_tail=True)
+    if false_alarm_rate is not None:
+        require_rate(false_alarm_rate, n=0, has_tail=True)
     require_free(model, overwrite=force)
-    source = "<stdin>" if table == "-" else table
-    frame = read_table(table, delimiter=delimiter, encoding=encoding)
-    frame = _normal_rows(frame, label, normal, source)
+    bad: Literal["error", "skip"] = "skip" if on_bad_row is OnBadRow.SKIP else "error"
+    with open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad) as reader:
+        source = reader.source
+        frame = _normal_rows(_read(reader), label, normal, source)
     options = SchemaOptions(
         drop=tuple(drop or ()),
         categorical=tuple(categorical or ()),
@@ -112,7 +121,7 @@ def fit(
         bundle = fit_table(
             frame,
             options=options,
-            parameters={"false_alarm_rate": rate, "random_state": seed},
+            parameters={"false_alarm_rate": false_alarm_rate, "random_state": seed},
             source=source,
             output=model,
             overwrite=force,
@@ -124,6 +133,22 @@ def fit(
         say_fit(bundle.manifest, model)
     if bundle.manifest.health["verdict"] == "failed":
         raise typer.Exit(FAILURE)
+
+
+def _read(reader: TableReader) -> pl.DataFrame:
+    """Read everything; lines that could not be read are left out and counted."""
+    import polars as pl
+
+    from anomgan_cli.render import count, say
+
+    frames, n_bad = [], 0
+    for batch in reader:
+        n_bad += len(batch.faults)
+        good = [i not in batch.faults for i in range(batch.frame.height)]
+        frames.append(batch.frame.filter(good) if batch.faults else batch.frame)
+    if n_bad:
+        say(f"Left out: {count(n_bad, 'line')} of {reader.source} that could not be read", "yellow")
+    return pl.concat(frames)
 
 
 def _normal_rows(

@@ -1,0 +1,45 @@
+"""Durations, file names and numbers of the command line."""
+
+import pytest
+import typer
+
+from anomgan_cli.commands.score import default_output
+from anomgan_cli.options import parse_duration
+from anomgan_cli.render import count
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("30s", 30), ("5m", 300), ("1h", 3600), (" 1.5 min ", 90), (".5", 0.5)],
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "0", "5d", "1m30s", "inf", "١"])
+def test_what_is_no_duration(text):
+    with pytest.raises(typer.BadParameter, match="is no time: give seconds"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("table", "fmt", "name"),
+    [
+        ("new.csv", None, "new.scores.csv"),
+        ("a/b/new.v2.csv.gz", None, "new.v2.scores.csv"),
+        ("new", None, "new.scores.csv"),
+        ("new.parquet", "parquet", "new.scores.parquet"),
+        ("-", "jsonl", "-"),
+    ],
+)
+def test_default_outputs(table, fmt, name):
+    assert default_output(table, fmt) == name
+
+
+def test_counts():
+    assert [count(n, "row") for n in (0, 1, 2, 12345)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "12 345 rows",
+    ]
