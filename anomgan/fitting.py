@@ -364,7 +364,8 @@ def _nearest_distances(memory: Tensor, rng: np.random.Generator) -> Tensor:
         return torch.ones(1)
     sample = torch.from_numpy(np.sort(rng.permutation(n)[:_SPACING_SAMPLE])).to(memory.device)
     parts = []
-    for index in sample.split(256):
+    for start in range(0, len(sample), 256):
+        index = sample[start : start + 256]
         other = leave_one_out_nearest(memory, index)
         parts.append((memory[index] - memory[other]).double().norm(dim=1))
     return torch.cat(parts)

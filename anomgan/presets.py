@@ -81,21 +81,22 @@ class FlagshipParameters:
             "n_members n_steps latent_dim generator_width discriminator_width codebook_size "
             "memory_size max_calibration_rows"
         )
-        faults = []
-        for name in from_one.split():
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                faults.append(f"{name} is {value}, it must be at least 1")
-        if self.batch_rows < 4:
-            faults.append(f"batch_rows is {self.batch_rows}, it must be at least 4")
-        if self.inversion_steps < 0:
-            faults.append(f"inversion_steps is {self.inversion_steps}, it must be at least 0")
-        for name in ("learning_rate", "ema_share", "discriminator_bound", "slide"):
-            if not getattr(self, name) > 0:
-                faults.append(f"{name} is {getattr(self, name)}, it must be above 0")
-        for name in ("gradient_penalty", "reconstruction_weight", "cycle_weight"):
-            if not getattr(self, name) >= 0:
-                faults.append(f"{name} is {getattr(self, name)}, it must not be negative")
+        least = dict.fromkeys(from_one.split(), 1) | {"batch_rows": 4, "inversion_steps": 0}
+        faults = [
+            f"{name} is {getattr(self, name)}, it must be at least {bound}"
+            for name, bound in least.items()
+            if getattr(self, name) is not None and getattr(self, name) < bound
+        ]
+        faults += [
+            f"{name} is {getattr(self, name)}, it must be above 0"
+            for name in ("learning_rate", "ema_share", "discriminator_bound", "slide")
+            if not getattr(self, name) > 0
+        ]
+        faults += [
+            f"{name} is {getattr(self, name)}, it must not be negative"
+            for name in ("gradient_penalty", "reconstruction_weight", "cycle_weight")
+            if not getattr(self, name) >= 0
+        ]
         if not 0.0 <= self.free_share <= 1.0:
             faults.append(f"free_share is {self.free_share}, it must lie in [0, 1]")
         if faults:

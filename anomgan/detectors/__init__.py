@@ -1,1 +1,1 @@
-
+"""Detectors, one file a method: networks, phases and score terms."""

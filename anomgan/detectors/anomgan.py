@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from anomgan.nets.tabular import TabularNetworks, TabularSizes
+from anomgan.nets.tabular import TabularNetworks
 from anomgan.training.loop import Phase, Sampler
 from anomgan.training.objectives import Objective
 from anomgan.training.penalties import zero_centred_penalty
 
-__all__ = ["FlagshipGame", "NoiseScale", "latent_dimension", "noise_scale"]
+__all__ = ["FlagshipGame", "GameWeights", "NoiseScale", "latent_dimension", "noise_scale"]
 
 CLEAN_SHARE = 0.25
 """Share of clean rows among those that are graded."""

@@ -64,7 +64,7 @@ def _values(g: GraphBuilder, encoder: FeatureEncoder, numeric: Value, missing: V
     # A true division: multiplying by the reciprocal rounds differently.
     values = g.op("Div", values, g.constant(encoder.scale, np.float64))
     low, high = g.constant(-FAR, np.float64), g.constant(FAR, np.float64)
-    return g.op("Cast", g.op("Clip", values, low, high), to=TensorProto.FLOAT)  # type: ignore[no-any-return]
+    return g.op("Cast", g.op("Clip", values, low, high), to=TensorProto.FLOAT)
 
 
 def _extras(g: GraphBuilder, encoder: FeatureEncoder, numeric: Value, missing: Value) -> Value:
@@ -86,20 +86,20 @@ def _extras(g: GraphBuilder, encoder: FeatureEncoder, numeric: Value, missing: V
     extra = blocks[0] if len(blocks) == 1 else g.op("Concat", *blocks, axis=1)
     extra = g.op("Sub", extra, g.constant(encoder.extra_mean, np.float64))
     extra = g.op("Div", extra, g.constant(encoder.extra_scale, np.float64))
-    return g.op("Cast", extra, to=TensorProto.FLOAT)  # type: ignore[no-any-return]
+    return g.op("Cast", extra, to=TensorProto.FLOAT)
 
 
 def _category(
     g: GraphBuilder, table: CategoryTable, categorical: Value, j: int
 ) -> tuple[Value, Value]:
     text = g.op("Gather", categorical, g.constant(j, np.int64), axis=1)  # [N]
-    keys = {token: 1 for token in MISSING_TOKENS} | {"": 1}
+    keys = dict.fromkeys((*MISSING_TOKENS, ""), 1)
     for category, code in table.codes.items():
         # anomgan strips texts; a client that feeds raw cells may leave a blank around them.
         for spelling in (category, f" {category}", f"{category} "):
             keys.setdefault(spelling, code)
         keys[category] = code
-    code = g.op(
+    index = g.op(
         "LabelEncoder",
         text,
         domain="ai.onnx.ml",
@@ -107,6 +107,6 @@ def _category(
         values_int64s=list(keys.values()),
         default_int64=0,
     )
-    features = g.op("Gather", g.constant(table.features, np.float32), code, axis=0)
-    surprise = g.op("Gather", g.constant(table.surprise.reshape(-1, 1), np.float32), code, axis=0)
+    features = g.op("Gather", g.constant(table.features, np.float32), index, axis=0)
+    surprise = g.op("Gather", g.constant(table.surprise.reshape(-1, 1), np.float32), index, axis=0)
     return features, surprise

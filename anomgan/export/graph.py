@@ -51,20 +51,19 @@ class GraphBuilder:
         self.initializers: dict[str, TensorProto] = {}
         self._counter: list[int] = [0] if parent is None else parent._counter
 
-    def op(
-        self,
-        kind: str,
-        *inputs: Value,
-        outputs: int = 1,
-        domain: str = "",
-        **attributes: Any,
-    ) -> Any:
-        """Add a node; return its output's name, or a tuple of names for several."""
-        names = [self.fresh(kind.lower()) for _ in range(outputs)]
+    def op(self, kind: str, *inputs: Value, domain: str = "", **attributes: Any) -> Value:
+        """Add a node with one output; return its name."""
+        return self.multi(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def multi(
+        self, kind: str, *inputs: Value, outputs: int, domain: str = "", **attributes: Any
+    ) -> tuple[Value, ...]:
+        """Add a node with several outputs; return their names."""
+        names = tuple(self.fresh(kind.lower()) for _ in range(outputs))
         self.nodes.append(
             helper.make_node(kind, list(inputs), names, name=names[0], domain=domain, **attributes)
         )
-        return names[0] if outputs == 1 else tuple(names)
+        return names
 
     def fresh(self, stem: str) -> str:
         """Return a name not used yet."""
@@ -75,8 +74,8 @@ class GraphBuilder:
         self, array: NDArray[Any] | float | int, dtype: Any = None, stem: str = "c"
     ) -> Value:
         """Add a constant tensor; equal bytes are stored once."""
-        value = np.asarray(array, dtype=dtype)
-        tensor = numpy_helper.from_array(np.ascontiguousarray(value))
+        value = np.asarray(array, dtype=dtype, order="C")
+        tensor = numpy_helper.from_array(value)
         for name, known in self.initializers.items():
             same_kind = known.data_type == tensor.data_type and known.dims == tensor.dims
             if same_kind and known.raw_data == tensor.raw_data:
@@ -85,9 +84,9 @@ class GraphBuilder:
         self.initializers[tensor.name] = tensor
         return tensor.name
 
-    def named_constant(self, name: str, array: NDArray[Any]) -> Value:
+    def named_constant(self, name: str, array: Any) -> Value:
         """Add a constant under a public name: an optional input's default."""
-        self.initializers[name] = numpy_helper.from_array(array, name)
+        self.initializers[name] = numpy_helper.from_array(np.asarray(array), name)
         return name
 
     def ints(self, *values: int) -> Value:
@@ -143,8 +142,8 @@ def row_sum(g: GraphBuilder, x: Value, width: int) -> Value:
     A product with ones, because onnxruntime's ReduceSum adds in an order that depends on where
     in the batch the row stands.
     """
-    return g.op("MatMul", x, g.constant(np.ones((width, 1), dtype=np.float32)))  # type: ignore[no-any-return]
+    return g.op("MatMul", x, g.constant(np.ones((width, 1), dtype=np.float32)))
 
 
 def _affine(g: GraphBuilder, x: Value, weight: NDArray[Any], bias: NDArray[Any]) -> Value:
-    return g.op("Gemm", x, g.constant(weight, stem="w"), g.constant(bias.ravel(), stem="b"))  # type: ignore[no-any-return]
+    return g.op("Gemm", x, g.constant(weight, stem="w"), g.constant(bias.ravel(), stem="b"))

@@ -75,12 +75,12 @@ def build_scorer(
     numeric = categorical = None
     if schema.numeric_names:
         numeric = "numeric"
-        shape = ["N", len(schema.numeric_names)]
-        inputs.append(helper.make_tensor_value_info(numeric, _DOUBLE, shape))
+        width = len(schema.numeric_names)
+        inputs.append(helper.make_tensor_value_info(numeric, _DOUBLE, ["N", width]))
     if schema.categorical_names:
         categorical = "categorical"
-        shape = ["N", len(schema.categorical_names)]
-        inputs.append(helper.make_tensor_value_info(categorical, TensorProto.STRING, shape))
+        width = len(schema.categorical_names)
+        inputs.append(helper.make_tensor_value_info(categorical, TensorProto.STRING, ["N", width]))
     rate = g.named_constant("false_alarm_rate", np.float32(calibrator.false_alarm_rate))
     inputs.append(helper.make_tensor_value_info(rate, _FLOAT, []))
     features, surprise = add_encoder(g, encoder, numeric, categorical)
@@ -103,7 +103,7 @@ def build_scorer(
     )
     helper.set_model_props(model, _metadata(schema, calibrator, metadata))
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _metadata(
@@ -132,7 +132,7 @@ def _tiled(
     one = g.ints(1)
 
     def ceil_div(a: Value, b: Value) -> Value:
-        return g.op("Div", g.op("Sub", g.op("Add", a, b), one), b)  # type: ignore[no-any-return]
+        return g.op("Div", g.op("Sub", g.op("Add", a, b), one), b)
 
     tiles = g.op("Max", ceil_div(n, g.ints(TILE)), one)
     rows = g.op("Max", ceil_div(n, tiles), one)
@@ -142,7 +142,7 @@ def _tiled(
 
     def cut(value: Value, width: int) -> Value:
         padded = g.op("Pad", value, padding)
-        return g.op("Reshape", padded, g.op("Concat", tiles, rows, g.ints(width), axis=0))  # type: ignore[no-any-return]
+        return g.op("Reshape", padded, g.op("Concat", tiles, rows, g.ints(width), axis=0))
 
     n_columns = score.n_columns
     x = cut(features, score.memory.shape[1])
@@ -161,11 +161,11 @@ def _tiled(
             helper.make_tensor_value_info(contribution_tile, _FLOAT, ["c", n_columns + 1]),
         ],
     )
-    outputs = g.op("Scan", x, s, outputs=3, body=inner, num_scan_inputs=2)
+    outputs = g.multi("Scan", x, s, outputs=3, body=inner, num_scan_inputs=2)
 
     def join(value: Value, *tail: int) -> Value:
         flat = g.op("Reshape", value, g.ints(-1, *tail))
-        return g.op("Slice", flat, g.ints(0), n, g.ints(0))  # type: ignore[no-any-return]
+        return g.op("Slice", flat, g.ints(0), n, g.ints(0))
 
     return join(outputs[0]), join(outputs[1]), join(outputs[2], n_columns + 1)
 
@@ -196,7 +196,7 @@ def _to_columns(g: GraphBuilder, score: FrozenScore, by_feature: Value) -> Value
         return by_feature
     matrix = np.zeros((len(column), score.n_columns), dtype=np.float32)
     matrix[np.arange(len(column)), column] = 1.0
-    return g.op("MatMul", by_feature, g.constant(matrix))  # type: ignore[no-any-return]
+    return g.op("MatMul", by_feature, g.constant(matrix))
 
 
 def _log_odds(g: GraphBuilder, network: Network, x: Value) -> Value:
@@ -224,7 +224,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 def _mean(g: GraphBuilder, values: list[Value]) -> Value:
     if len(values) == 1:
         return values[0]
-    return g.op("Mul", g.op("Sum", *values), g.constant(1.0 / len(values), np.float32))  # type: ignore[no-any-return]
+    return g.op("Mul", g.op("Sum", *values), g.constant(1.0 / len(values), np.float32))
 
 
 def _nearest(g: GraphBuilder, rows: Value, bias: NDArray[np.float64], x64: Value) -> Value:
@@ -232,11 +232,11 @@ def _nearest(g: GraphBuilder, rows: Value, bias: NDArray[np.float64], x64: Value
     scaled = g.op("Mul", g.op("Cast", rows, to=_DOUBLE), g.constant(GRID, np.float64))
     rounding = g.constant(bias * GRID + 0.5, np.float64)
     similarity = g.op("Gemm", x64, scaled, rounding, transB=1)  # [c, a]
-    return g.op("ArgMax", g.op("Floor", similarity), axis=1, keepdims=0)  # type: ignore[no-any-return]
+    return g.op("ArgMax", g.op("Floor", similarity), axis=1, keepdims=0)
 
 
 def _bias(rows: Tensor) -> NDArray[np.float64]:
-    return similarity_bias(rows).numpy()  # type: ignore[no-any-return]
+    return similarity_bias(rows).numpy()
 
 
 def _reconstruction(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
@@ -260,7 +260,7 @@ def _reconstruction(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
         energy, residual = _invert(g, score, m, x, shift, starts)
         terms.append(_weigh(g, energy, residual, settings.free_share, x_width))
     scale = 1.0 / (2.0 * settings.bandwidth**2)
-    return g.op("Mul", _mean(g, terms), g.constant(scale, np.float32))  # type: ignore[no-any-return]
+    return g.op("Mul", _mean(g, terms), g.constant(scale, np.float32))
 
 
 def _weigh(g: GraphBuilder, energy: Value, residual: Value, share: float, width: int) -> Value:
@@ -268,8 +268,8 @@ def _weigh(g: GraphBuilder, energy: Value, residual: Value, share: float, width:
 
     `energy` [3c, 1] and `residual` [3c, d] hold the anchored start, then the two free ones.
     """
-    anchored, encoded, drawn = g.op("Split", energy, outputs=3, axis=0, num_outputs=3)
-    r_anchored, r_encoded, r_drawn = g.op("Split", residual, outputs=3, axis=0, num_outputs=3)
+    anchored, encoded, drawn = g.multi("Split", energy, outputs=3, axis=0, num_outputs=3)
+    r_anchored, r_encoded, r_drawn = g.multi("Split", residual, outputs=3, axis=0, num_outputs=3)
     better = g.op("Less", drawn, encoded)
     free = g.op("Where", better, drawn, encoded)
     r_free = g.op("Where", better, r_drawn, r_encoded)
@@ -278,9 +278,9 @@ def _weigh(g: GraphBuilder, energy: Value, residual: Value, share: float, width:
         square = g.op("Mul", r, r)
         norm = g.op("Max", row_sum(g, square, width), g.constant(1e-30, np.float32))
         part = g.op("Mul", square, g.op("Div", total, norm))
-        return g.op("Mul", part, g.constant(weight, np.float32))  # type: ignore[no-any-return]
+        return g.op("Mul", part, g.constant(weight, np.float32))
 
-    return g.op(  # type: ignore[no-any-return]
+    return g.op(
         "Add", by_feature(anchored, r_anchored, 1.0 - share), by_feature(free, r_free, share)
     )
 
@@ -301,7 +301,7 @@ def _invert(
     to_start = -(pull * direction).astype(np.float32)
     start = g.op("Concat", *starts, axis=0)  # [3c, k]
     h1, h2, out = mlp(g, start, net.matrices, net.biases)
-    anchored, _, _ = g.op("Split", out, outputs=3, axis=0, num_outputs=3)
+    anchored, _, _ = g.multi("Split", out, outputs=3, axis=0, num_outputs=3)
     target = g.op("Concat", g.op("Add", anchored, shift), x, x, axis=0)
     first = residual = g.op("Sub", out, target)
     negated = g.op("Sub", g.constant(net.biases[2].ravel()), target)
@@ -325,14 +325,13 @@ def _invert(
 
 def _slope(g: GraphBuilder, hidden: Value) -> Value:
     above = g.op("Greater", hidden, g.constant(0.0, np.float32))
-    return g.op("Where", above, g.constant(1.0, np.float32), g.constant(LEAK, np.float32))  # type: ignore[no-any-return]
+    return g.op("Where", above, g.constant(1.0, np.float32), g.constant(LEAK, np.float32))
 
 
 def _keep_better(
     g: GraphBuilder, first: Value, last: Value, moved: Value, pull: float, net: Network
 ) -> tuple[Value, Value]:
     """Keep the start of rows that the steps did not help."""
-
     latent_dim, width = len(net.matrices[0]), net.matrices[-1].shape[1]
 
     def norm(value: Value, n: int) -> Value:
@@ -371,4 +370,4 @@ def _p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
         beyond = g.op("Min", beyond, g.constant(calibrator.resolution, np.float64))
         largest = g.constant(calibrator.scores[-1], np.float32)
         p = g.op("Where", g.op("Greater", score, largest), beyond, p)
-    return g.op("Cast", p, to=_FLOAT)  # type: ignore[no-any-return]
+    return g.op("Cast", p, to=_FLOAT)

@@ -1,1 +1,1 @@
-
+"""Networks: torch modules with a member axis in front."""

@@ -1,1 +1,1 @@
-
+"""Scores in torch: the definitions that the exported graph repeats."""

@@ -236,17 +236,14 @@ class FrozenScore:
             A tensor is missing.
         """
         try:
-            nets = {
-                net: MLPWeights(
-                    _series(tensors, net, "weight"),
-                    _series(tensors, net, "bias"),
-                )
+            parts: dict[str, Any] = {
+                net: MLPWeights(_series(tensors, net, "weight"), _series(tensors, net, "bias"))
                 for net in ("generator", "encoder", "discriminator")
             }
-            plain = {name: tensors[name] for name in _PLAIN}
+            parts |= {name: tensors[name] for name in _PLAIN}
         except KeyError as error:
             raise ModelCorruptError(f"the weights lack the tensor {error}; refit") from error
-        return cls(**nets, **plain, n_columns=n_columns, settings=settings)
+        return cls(**parts, n_columns=n_columns, settings=settings)
 
 
 def _by_feature(energy: Tensor, residual: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Latent inversion: which latent code makes the generator give back a row?
+"""Latent inversion: the code that makes the generator give back a row.
 
 AnoGAN (Schlegl et al., 2017, section 2.2) answers with hundreds of gradient steps from a
 random code. Here the start is already close (an encoder's code, or the code of a known row),
@@ -50,8 +50,8 @@ class MLPWeights:
     def freeze(cls, network: BatchedMLP) -> MLPWeights:
         """Copy the weights out of a network."""
         return cls(
-            tuple(layer.weight.detach().clone() for layer in network.layers),  # type: ignore[operator, union-attr]
-            tuple(layer.bias.detach().clone() for layer in network.layers),  # type: ignore[operator, union-attr]
+            tuple(layer.weight.detach().clone() for layer in network.layers),  # type: ignore[operator]
+            tuple(layer.bias.detach().clone() for layer in network.layers),  # type: ignore[operator]
         )
 
     def activations(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -107,7 +107,8 @@ def preconditioner(weights: MLPWeights, codes: Tensor, pull: Tensor) -> Tensor:
     size = curvature.diagonal(dim1=1, dim2=2).mean(dim=1)  # [m]
     ridge = (pull.double() + _DAMPING * size + 1e-8).view(-1, 1, 1)
     eye = torch.eye(curvature.shape[1], dtype=torch.float64, device=codes.device)
-    return torch.linalg.inv(curvature + ridge * eye).float()
+    inverse: Tensor = torch.linalg.inv(curvature + ridge * eye)
+    return inverse.float()
 
 
 @dataclass(frozen=True)

@@ -326,7 +326,7 @@ def _find_phases(
 
 
 def _extra_features(numeric: Float64, indicators: NDArray[Any], phases: Sequence[Phase]) -> Float64:
-    """Indicators and phases before standardisation, float64 [n, i + 2 p]."""
+    """Return indicators and phases before standardisation, float64 [n, i + 2 p]."""
     blocks = [np.isnan(numeric[:, indicators]).astype(np.float64)]
     for phase in phases:
         cycles = numeric[:, phase.column] / PERIODS_S[phase.period]

@@ -1,1 +1,1 @@
-
+"""The trainer, adversarial objectives, penalties, checkpoints and health."""

@@ -172,7 +172,7 @@ class Trainer:
             )
             for name, parameters in self.players.items()
         }
-        self.parameters = list(networks.parameters())
+        self.parameters: list[Tensor] = list(networks.parameters())
         self.averaged = [p.detach().clone() for p in self.parameters]
         self.record = TrainingRecord()
         self._step = 0

@@ -1,0 +1,177 @@
+"""Fitted models to model directories and back; data only, nothing is executed on load."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from anomgan import __version__
+from anomgan.bundle import FORMAT_VERSION, Bundle, Manifest
+from anomgan.calibration import Calibrator
+from anomgan.errors import AnomganError, ModelCorruptError
+from anomgan.export import Parity, build_scorer, check_parity, run_scorer
+from anomgan.fitting import FittedModel
+from anomgan.presets import FlagshipParameters
+from anomgan.scoring.frozen import FrozenScore, ScoreSettings
+from anomgan.tables import Rows, Schema
+from anomgan.tables.encoding import FeatureEncoder
+from anomgan.training.health import Health
+from anomgan.training.loop import TrainingRecord
+
+__all__ = ["export_scorer", "load_fitted", "save_fitted"]
+
+DETECTOR = "anomgan"
+_SCORE, _NETWORKS = "score.", "networks."
+
+
+def export_scorer(
+    fitted: FittedModel, *, created_at: str
+) -> tuple[bytes, Parity, dict[str, NDArray[Any]]]:
+    """Build the scoring graph and check it on the probe rows.
+
+    Returns
+    -------
+    tuple of bytes, Parity, dict
+        The model, the agreement with torch, and the outputs on the probe rows.
+
+    Raises
+    ------
+    ExportError
+        The graph disagrees with torch.
+    """
+    metadata = {
+        "anomgan.format_version": str(FORMAT_VERSION),
+        "anomgan.version": __version__,
+        "anomgan.detector": DETECTOR,
+        "anomgan.created_at": created_at,
+        "anomgan.calibration": json.dumps(fitted.calibrator.summary(), sort_keys=True),
+    }
+    model = build_scorer(
+        fitted.schema, fitted.encoder, fitted.score, fitted.calibrator, metadata=metadata
+    )
+    outputs = run_scorer(model, fitted.probe)
+    parity = check_parity(outputs, fitted.score, fitted.encoder, fitted.probe)
+    return model, parity, outputs
+
+
+def save_fitted(
+    fitted: FittedModel, path: str | os.PathLike[str], *, overwrite: bool, source: str
+) -> Bundle:
+    """Export, check, and write the model directory, complete or not at all.
+
+    Parameters
+    ----------
+    fitted : FittedModel
+    path : path-like
+    overwrite : bool
+    source : str
+        Name of the training table, for the manifest.
+
+    Raises
+    ------
+    ExportError
+        The graph disagrees with torch.
+    ModelExistsError, OutputError
+        See `anomgan.bundle.Bundle.save`.
+    """
+    manifest = Manifest(schema=fitted.schema.to_dict())
+    model, parity, outputs = export_scorer(fitted, created_at=manifest.created_at)
+    manifest = replace(
+        manifest,
+        parameters={"detector": DETECTOR, **fitted.parameters.to_dict()},
+        training={
+            **fitted.facts,
+            "source": source,
+            "notes": list(fitted.notes),
+            "parity": parity.to_dict(),
+            "history": fitted.record.history,
+        },
+        health=fitted.health.to_dict(),
+        calibration=fitted.calibrator.summary(),
+    )
+    probe = {
+        "numeric": fitted.probe.numeric,
+        "categorical": fitted.probe.categorical.astype(np.str_),
+        "score": outputs["score"],
+        "p_value": outputs["p_value"],
+    }
+    scoring = {
+        "encoder": fitted.encoder.to_dict(),
+        "settings": fitted.score.settings.to_dict(),
+    }
+    tensors = {_SCORE + k: v for k, v in fitted.score.tensors().items()}
+    tensors |= {_NETWORKS + k: v.contiguous() for k, v in fitted.networks.items()}
+    files: dict[str, bytes | Path] = {
+        "scorer.onnx": model,
+        "weights.safetensors": save_tensors(tensors),
+        "scoring.json": json.dumps(scoring, allow_nan=False).encode(),
+        "calibration.npz": _npz(fitted.calibrator.arrays()),
+        "probe.npz": _npz(probe),
+    }
+    return Bundle.save(path, files=files, manifest=manifest, overwrite=overwrite)
+
+
+def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
+    """Rebuild a fitted model from its directory, checksums verified.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelCorruptError
+        Nothing there, or damaged.
+    """
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    try:
+        schema = Schema.from_dict(manifest.schema)
+        scoring = json.loads(bundle.read("scoring.json"))
+        encoder = FeatureEncoder.from_dict(scoring["encoder"])
+        tensors = load_tensors(bundle.read("weights.safetensors"))
+        score = FrozenScore.from_tensors(
+            _part(tensors, _SCORE),
+            n_columns=encoder.n_columns,
+            settings=ScoreSettings.from_dict(scoring["settings"]),
+        )
+        probe = bundle.arrays("probe.npz")
+        named = {k: v for k, v in manifest.parameters.items() if k != "detector"}
+        health = manifest.health
+        return FittedModel(
+            schema=schema,
+            encoder=encoder,
+            score=score,
+            calibrator=Calibrator.from_arrays(bundle.arrays("calibration.npz")),
+            networks=_part(tensors, _NETWORKS),
+            parameters=FlagshipParameters(**named),
+            health=Health(health["verdict"], tuple(health["reasons"]), health.get("facts", {})),
+            record=TrainingRecord(history=list(manifest.training.get("history", []))),
+            facts={k: v for k, v in manifest.training.items() if k not in _RECORDED},
+            notes=tuple(manifest.training.get("notes", ())),
+            probe=Rows(probe["numeric"], probe["categorical"].astype(object), None, 1),
+        )
+    except ModelCorruptError:
+        raise
+    except (AnomganError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelCorruptError(f"{path} is damaged: {error}; fit the model again") from error
+
+
+_RECORDED = ("source", "notes", "parity", "history")
+
+
+def _part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **dict(arrays))
+    return buffer.getvalue()
