@@ -44,8 +44,8 @@ def describe_rows(
     Returns
     -------
     list of str
-        Such as ``pressure = 812 (54 %, training ended at 640); mode = 'turbo' (21 %)``; the
-        percentages are shares of the positive contributions. For a row that could not be read,
+        Such as ``pressure = 812 (54 %, training maximum 640); mode = 'turbo' (21 %)``;
+        the percentages are shares of the positive contributions. For a row that could not be read,
         why not.
     """
     cells = [_Cells(schema, column) for column in schema.columns]
@@ -103,9 +103,9 @@ class _Cells:
         low, high = self._column.minimum, self._column.maximum
         note = ""
         if low is not None and value < low:
-            note = f"training began at {self._write(low)}"
+            note = f"training minimum {self._write(low)}"
         elif high is not None and value > high:
-            note = f"training ended at {self._write(high)}"
+            note = f"training maximum {self._write(high)}"
         return f"= {self._write(value)}", note
 
     def _missing(self) -> tuple[str, str]:

@@ -248,7 +248,7 @@ class Scorer:
                 f"the probe rows beside {self._source} are not of this model: {len(found)} rows "
                 f"with {score.size} scores and {p_value.size} p-values"
             )
-        slack = _SCORE_RTOL * (np.abs(score) + np.abs(score).mean())
+        slack = _SCORE_RTOL * (np.abs(score) + np.median(np.abs(score)))
         wrong = ~(np.abs(found.score - score) <= slack)
         wrong |= ~(np.abs(found.p_value - p_value) <= _P_VALUE_ATOL)
         if wrong.any():

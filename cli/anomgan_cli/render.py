@@ -131,7 +131,9 @@ def training_progress(*, quiet: bool) -> Iterator[TrainingProgress | None]:
 def _fact(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(_fact(entry) for entry in value)
+    return "none" if value is None else str(value)
 
 
 def say_schema(schema: Schema) -> None:
@@ -151,10 +153,11 @@ def say_fit(manifest: Manifest, path: str) -> None:
     for note in manifest.training.get("notes", ()):
         say(f"Note: {note}", "yellow")
     calibration = manifest.calibration
+    rate, resolution = calibration["false_alarm_rate"], calibration["resolution"]
+    beyond = f"; extrapolated, they resolve {resolution:.2g}" if rate < resolution else ""
     say(
         f"Flags rows with a score of at least {calibration['threshold']:.4g}: a false-alarm rate "
-        f"of {calibration['false_alarm_rate']:g}, from "
-        f"{count(calibration['n'], 'held-out normal row')}."
+        f"of {rate:g}, from {count(calibration['n'], 'held-out normal row')}{beyond}."
     )
     say(f"Model: {path}. Score new rows with: anomgan score new.csv{_model_option(path)}")
 
@@ -284,8 +287,11 @@ def _printer() -> Callable[[str], None]:
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name nested facts in full; a record of many steps is left to --json."""
     for name, value in facts.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
+            yield f"{prefix}{name}", f"{count(len(value), 'record')} (see --json)"
+        elif isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", _fact(value)

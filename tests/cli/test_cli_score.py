@@ -50,7 +50,7 @@ def test_a_table_needs_no_other_argument(here):
     assert result.stdout == ""
     assert "3 anomalies in 300 rows at a false-alarm rate of 0.01" in result.stderr
     assert "row 18 (P1-00017)" in result.stderr
-    assert "pressure = 500 (100 %, training ended at " in result.stderr
+    assert "pressure = 500 (100 %, training maximum " in result.stderr
     assert "Scores: new.scores.csv (" in result.stderr
     assert " on CPU" in result.stderr
 

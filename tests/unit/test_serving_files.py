@@ -277,10 +277,10 @@ def test_reasons_name_the_largest_contributions_with_their_values(scorer):
     rows = scorer.schema.rows(batch)
     reasons = describe_rows(scorer.schema, rows, scorer.score(rows), top=2)
     highest = scorer.schema.columns[0].maximum
-    assert reasons[0] == f"pressure = 500 (100 %, training ended at {highest:g})"
+    assert reasons[0] == f"pressure = 500 (100 %, training maximum {highest:g})"
     assert reasons[1].startswith("mode = 'turbo' (89 %, never seen in training); ")
-    assert reasons[3].startswith("speed = 100 (100 %, training ended at ")
-    assert reasons[5].startswith("pressure = -900 (100 %, training began at ")
+    assert reasons[3].startswith("speed = 100 (100 %, training maximum ")
+    assert reasons[5].startswith("pressure = -900 (100 %, training minimum ")
     every = describe_rows(scorer.schema, rows, scorer.score(rows), top=9)
     assert "mode is missing" not in every[3]  # its share is below one per cent
     one = describe_rows(scorer.schema, rows, scorer.score(rows), top=9, positions=[1])
@@ -321,7 +321,7 @@ def test_reasons_write_every_kind_of_cell():
     )
     first, second = describe_rows(schema, rows, verdicts, top=4)
     assert first == (
-        "when = 2025-06-01 08:30:00 (38 %, training ended at 2024-01-02 12:00:00); "
+        "when = 2025-06-01 08:30:00 (38 %, training maximum 2024-01-02 12:00:00); "
         "open = true (30 %); mode is missing (20 %); load = 1 (12 %)"
     )
     assert second == (
