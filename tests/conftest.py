@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,7 +82,6 @@ def machine_model(
 
 
 @pytest.fixture(autouse=True)
-def _few_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Children of a test compute on one thread: the suite shares two cores."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
