@@ -25,7 +25,7 @@ class FlagshipParameters:
     n_steps : int
         Alternating updates.
     batch_rows : int
-        Rows a member grades at each step; half as many play the adversarial game.
+        Rows a member grades at each step; a quarter as many pairs play the adversarial game.
     learning_rate : float
         Start of the cosine decay.
     latent_dim : int or None

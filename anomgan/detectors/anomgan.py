@@ -33,6 +33,8 @@ CLEAN_SHARE = 0.25
 CLEAN_BLUR = 0.3
 """Blur of the clean class, in units of the nearest-neighbour spacing: it keeps the class a
 density where columns are discrete."""
+PAIR_SHARE = 0.25
+"""Real-against-generated pairs at each step, a graded row: the generator needs fewer."""
 PENALTY_INTERVAL = 4
 """Steps between two gradient-penalty updates (lazy regularisation)."""
 
@@ -156,7 +158,7 @@ class FlagshipGame:
     objective : Objective
     weights : GameWeights
     batch_rows : int
-        Rows graded at each step; half as many play the adversarial game.
+        Rows graded at each step; `PAIR_SHARE` as many pairs play the adversarial game.
     """
 
     def __init__(
@@ -176,7 +178,7 @@ class FlagshipGame:
         self.weights = weights
         self.batch_rows = batch_rows
         self.n_clean = max(1, round(CLEAN_SHARE * batch_rows))
-        self.n_pairs = max(2, batch_rows // 2)
+        self.n_pairs = max(2, round(PAIR_SHARE * batch_rows))
 
     def players(self) -> dict[str, list[torch.nn.Parameter]]:
         """Return parameters by optimiser."""
@@ -224,8 +226,8 @@ class FlagshipGame:
 
     def penalty_losses(self) -> Mapping[str, Tensor]:
         """Return R1 on real and R2 on generated rows, scaled up for the skipped steps."""
-        n = self.n_pairs // 2
-        real = self.sampler.rows(n)  # [m, p/2, d]
+        n = self.n_pairs
+        real = self.sampler.rows(n)  # [m, p, d]
         with torch.no_grad():
             fake = self.generate(n)
         rows = torch.cat([real, fake], dim=1).requires_grad_(True)
@@ -241,10 +243,9 @@ class FlagshipGame:
         real = self.sampler.rows(self.n_pairs)  # [m, p, d]
         latents = self.sampler.normal(self.n_pairs, nets.sizes.latent_dim)  # [m, p, k]
         fake = nets.generator(latents)  # [m, p, d]
-        critic = nets.critic(torch.cat([real, fake], dim=1))
-        adversarial = self.objective.generator_loss(
-            critic[:, : self.n_pairs], critic[:, self.n_pairs :]
-        )
+        with torch.no_grad():  # the generator does not move real rows
+            on_real = nets.critic(real)
+        adversarial = self.objective.generator_loss(on_real, nets.critic(fake))
         returned = nets.generator(nets.encoder(real))  # [m, p, d]
         reconstruction = (returned - real).square().mean(dim=(1, 2)).sum()
         cycle = (nets.encoder(fake.detach()) - latents).square().mean(dim=(1, 2)).sum()
