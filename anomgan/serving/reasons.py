@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -48,47 +49,52 @@ def describe_rows(
         the percentages are shares of the positive contributions. For a row that could not be read,
         why not.
     """
-    cells = [_Cells(schema, column) for column in schema.columns]
-    weights = np.maximum(np.nan_to_num(verdicts.contributions), 0.0)  # [n, n_features + 1]
-    total = weights.sum(axis=1)
+    index = np.arange(len(verdicts)) if positions is None else np.asarray(positions, dtype=np.intp)
+    cells = [_Cells(schema, column, rows, index) for column in schema.columns]
+    weights = np.maximum(np.nan_to_num(verdicts.contributions[index]), 0.0)  # [n, n_features + 1]
+    shares = weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    largest = np.argsort(-shares, axis=1, kind="stable")[:, :top]
+    named = np.take_along_axis(shares, largest, axis=1)
     reasons = []
-    for i in range(len(verdicts)) if positions is None else positions:
-        if i in rows.faults:
-            reasons.append(rows.faults[i])
+    for i, (row, columns, parts) in enumerate(
+        zip(index.tolist(), largest.tolist(), named.tolist(), strict=True)
+    ):
+        if row in rows.faults:
+            reasons.append(rows.faults[row])
             continue
-        parts = [
-            _phrase(cells, rows, i, j, weights[i, j] / total[i])
-            for j in np.argsort(-weights[i], kind="stable")[:top]
-            if weights[i, j] >= _LEAST_SHARE * total[i] > 0.0
+        phrases = [
+            _phrase(cells, i, column, share)
+            for column, share in zip(columns, parts, strict=True)
+            if share >= _LEAST_SHARE
         ]
-        reasons.append("; ".join(parts))
+        reasons.append("; ".join(phrases))
     return reasons
 
 
-def _phrase(cells: list[_Cells], rows: Rows, i: int, j: int, share: float) -> str:
+def _phrase(cells: list[_Cells], i: int, column: int, share: float) -> str:
     percent = f"{100 * share:.0f} %"
-    if j == len(cells):
+    if column == len(cells):
         return f"{_PATTERN} ({percent})"
-    value, note = cells[j].describe(rows, i)
-    return f"{cells[j].name} {value} ({percent}{', ' + note if note else ''})"
+    value, note = cells[column].describe(i)
+    return f"{cells[column].name} {value} ({percent}{', ' + note if note else ''})"
 
 
 class _Cells:
-    """How the cells of one column are written out."""
+    """The cells of one column, and how they are written out."""
 
-    def __init__(self, schema: Schema, column: Column) -> None:
+    def __init__(self, schema: Schema, column: Column, rows: Rows, index: NDArray[np.intp]) -> None:
         self.name = column.name
         self._column = column
         self._categorical = column.kind is ColumnKind.CATEGORICAL
         names = schema.categorical_names if self._categorical else schema.numeric_names
-        self._index = names.index(column.name)
+        cells = rows.categorical if self._categorical else rows.numeric
+        self._values: list[Any] = cells[index, names.index(column.name)].tolist()
         self._known = frozenset(column.categories)
 
-    def describe(self, rows: Rows, i: int) -> tuple[str, str]:
-        """Return the cell as text, and what is unusual about it as such (or nothing)."""
-        if self._categorical:
-            return self._describe_category(rows.categorical[i, self._index])
-        return self._describe_number(rows.numeric[:, self._index], i)
+    def describe(self, i: int) -> tuple[str, str]:
+        """Return a cell as text, and what is unusual about it as such (or nothing)."""
+        value = self._values[i]
+        return self._describe_category(value) if self._categorical else self._describe(value)
 
     def _describe_category(self, value: str) -> tuple[str, str]:
         if value == "":
@@ -96,9 +102,8 @@ class _Cells:
         shown = value if len(value) <= _MAX_CATEGORY_CHARS else value[:_MAX_CATEGORY_CHARS] + "…"
         return f"= {shown!r}", "" if value in self._known else "never seen in training"
 
-    def _describe_number(self, values: NDArray[np.float64], i: int) -> tuple[str, str]:
-        value = float(values[i])
-        if np.isnan(value):
+    def _describe(self, value: float) -> tuple[str, str]:
+        if math.isnan(value):
             return self._missing()
         low, high = self._column.minimum, self._column.maximum
         note = ""

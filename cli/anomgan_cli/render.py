@@ -109,23 +109,37 @@ def training_progress(*, quiet: bool) -> Iterator[TrainingProgress | None]:
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
 
     columns = (
-        TextColumn("Training"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("Training", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1)),
     )
-    with Progress(*columns, console=stderr(), transient=True) as bar:
+    with Progress(*columns, console=stderr(), transient=True, expand=True) as bar:
         task = bar.add_task("", total=None)
 
         def advance(step: int, total: int, facts: Mapping[str, float | str]) -> None:
-            shown = "  ".join(f"{name} {_fact(value)}" for name, value in facts.items())
+            shown = "  ".join(
+                f"{_short(name)} {_fact(value)}" for name, value in facts.items() if name != "step"
+            )
             bar.update(task, completed=step, total=total, description=shown)
 
         yield advance
+
+
+def _short(name: str) -> str:
+    """Shorten the name of a loss: a terminal has eighty columns."""
+    return name.replace("discriminator.", "d.").replace("generator.", "g.")
 
 
 def _fact(value: Any) -> str:
@@ -180,7 +194,7 @@ def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
     expected = rate * (summary.n_rows - summary.n_unreadable)
     say(
         f"{found} in {count(summary.n_rows, 'row')} at a false-alarm rate of {rate:g} (normal rows "
-        f"alone would give about {expected:.3g}).",
+        f"alone would give about {_about(expected)}).",
         "bold" if summary.n_anomalies else None,
     )
     if summary.n_unreadable:
@@ -203,6 +217,10 @@ def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
     speed = f"{summary.seconds:.1f} s on {processor}{note}"
     place = "standard output" if summary.output == "-" else summary.output
     say(f"Scores: {place} ({speed})")
+
+
+def _about(expected: float) -> str:
+    return f"{expected:.2g}" if expected < 10 else f"{round(expected):,}".replace(",", " ")
 
 
 def _name(row: int, identifier: str | None) -> str:

@@ -1,0 +1,77 @@
+"""Durations, file names, numbers and progress of the command line."""
+
+import io
+
+import pytest
+import typer
+
+from anomgan_cli.commands.score import default_output
+from anomgan_cli.options import parse_duration
+from anomgan_cli.render import count, scoring_progress, training_progress
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("30s", 30), ("5m", 300), ("1h", 3600), (" 1.5 min ", 90), (".5", 0.5)],
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "0", "5d", "1m30s", "inf", "١"])
+def test_what_is_no_duration(text):
+    with pytest.raises(typer.BadParameter, match="is no time: give seconds"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("table", "fmt", "name"),
+    [
+        ("new.csv", None, "new.scores.csv"),
+        ("a/b/new.v2.csv.gz", None, "new.v2.scores.csv"),
+        ("new", None, "new.scores.csv"),
+        ("new.parquet", "parquet", "new.scores.parquet"),
+        ("-", "jsonl", "-"),
+    ],
+)
+def test_default_outputs(table, fmt, name):
+    assert default_output(table, fmt) == name
+
+
+def test_counts():
+    assert [count(n, "row") for n in (0, 1, 2, 12345)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "12 345 rows",
+    ]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class _Reader:
+    bytes_total, bytes_read = 100, 40
+
+
+@pytest.mark.parametrize("total", [100, None])
+def test_progress_is_shown_on_a_terminal_and_nowhere_else(monkeypatch, total):
+    reader = _Reader()
+    reader.bytes_total = total
+    for stream, shown in ((_Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr("sys.stderr", stream)
+        with scoring_progress(reader, quiet=False) as advance:
+            assert (advance is not None) == shown
+            if advance:
+                advance(12_345)
+        with training_progress(quiet=False) as advance:
+            assert (advance is not None) == shown
+            if advance:
+                advance(10, 500, {"step": 10, "discriminator.grading": 0.51239, "health": "ok"})
+        with training_progress(quiet=True) as advance:
+            assert advance is None
+        assert ("Scored 12 345 rows" in stream.getvalue()) == shown
+        assert ("10/500" in stream.getvalue()) == shown
+        assert ("d.grading 0.5124  health ok" in stream.getvalue()) == shown
