@@ -136,10 +136,11 @@ class _Position:
 
 
 def _scan(buffer: bytes, delimiter: str, first_line: int) -> _Layout | None:
-    """Find the complete records; None where quotes stand in places that RFC 4180 has not."""
+    """Find the complete records; None where a quote or a CR stands where RFC 4180 has none."""
     text = np.frombuffer(buffer, dtype=np.uint8)
     newline = text == _LF
     separator = (text == ord(delimiter)) | newline
+    carriage_return = np.flatnonzero(text == _CR) if _CR in buffer else None
     quoted_newlines, all_newlines = False, None
     if _QUOTE in buffer:
         quote = text == _QUOTE
@@ -147,7 +148,13 @@ def _scan(buffer: bytes, delimiter: str, first_line: int) -> _Layout | None:
             return None
         outside = np.bitwise_xor.accumulate(quote.view(np.uint8)) == 0
         separator &= outside
+        if carriage_return is not None:
+            carriage_return = carriage_return[outside[carriage_return]]
         all_newlines = np.flatnonzero(newline)
+    if carriage_return is not None:
+        after = text[np.minimum(carriage_return + 1, text.size - 1)]
+        if bool(((after != _LF) & (carriage_return < text.size - 1)).any()):
+            return None
     places = np.flatnonzero(separator)
     last = np.flatnonzero(newline[places])  # the separators that end a record
     ends = places[last]
@@ -301,6 +308,12 @@ def _slowly(lines: Iterator[str], dialect: Dialect, state: _Position) -> Iterato
         try:
             record = next(reader)
         except csv.Error as error:
+            if "new-line" in str(error):
+                line = first_line + reader.line_num - 1
+                raise TableError(
+                    f"{state.source}, line {line}: a carriage return stands inside of the line: "
+                    "end every line in the same way, or put quotes around the field"
+                ) from None
             raise _unclosed(start, state, str(error)) from None
         ended = record == [_SENTINEL]
         if not ended and record and record[-1].endswith(_SENTINEL):

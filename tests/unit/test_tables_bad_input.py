@@ -249,6 +249,14 @@ def test_quote_that_is_never_closed(content: str, line: int) -> None:
     )
 
 
+@pytest.mark.parametrize("content", ["a,b\n1,2\n3,x\ry\n", 'a,b\n5",2\n3,"x"\ry\n'])
+def test_carriage_return_inside_of_a_line(content: str) -> None:
+    assert message_of(TableError, content) == (
+        "t.csv, line 3: a carriage return stands inside of the line: end every line in the same "
+        "way, or put quotes around the field"
+    )
+
+
 def test_quote_that_is_never_closed_in_a_long_file() -> None:
     content = 'a,b\n1,"x\n' + "4,5\n" * 100_000
     assert message_of(TableError, content) == (
