@@ -36,7 +36,7 @@ from anomgan.scoring.memory import leave_one_out_nearest
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Rows, Schema
 from anomgan.training.checkpoints import Checkpointer
-from anomgan.training.health import Health, coverage, judge, precision, two_sample_accuracy
+from anomgan.training.health import BLUR, Health, coverage, judge, precision, two_sample_accuracy
 from anomgan.training.loop import Progress, Sampler, Trainer, TrainingPlan, TrainingRecord
 from anomgan.training.objectives import OBJECTIVES
 
@@ -464,7 +464,7 @@ def _health(
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
     no_surprise = torch.zeros(n, encoder.n_columns)
     clean = score(real, no_surprise).score
-    blurred = score(real + 2.0 * noise, no_surprise).score
+    blurred = score(real + BLUR * noise, no_surprise).score
     facts["blur_auroc"] = float((blurred.unsqueeze(1) > clean.unsqueeze(0)).float().mean())
     return judge(facts)
 

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomgan.tables.columns import ColumnKind
-from anomgan.tables.datetimes import parse_datetimes, temporal_seconds
+from anomgan.tables.datetimes import ISO, parse_datetimes, temporal_seconds
 from anomgan.tables.faults import cell
 from anomgan.tables.missing import WHITE_SPACE, text_or_null
 
@@ -99,13 +99,13 @@ def parse_cells(series: pl.Series, kind: ColumnKind, datetime_format: str | None
     return Parsed(np.where(suspect, np.nan, values), bad)
 
 
-def describe_bad_cell(value: object, kind: ColumnKind) -> str:
+def describe_bad_cell(value: object, kind: ColumnKind, datetime_format: str | None = None) -> str:
     """Say in a few words what is wrong with a cell that `parse_cells` marked as bad."""
     shown = cell(value)
     if kind is ColumnKind.BOOLEAN:
         return f"{shown} is not true or false"
     if kind is ColumnKind.DATETIME:
-        return f"{shown} is not a date in the column's format"
+        return f"{shown} is not a date written as {datetime_format or ISO}"
     text = str(value).strip(WHITE_SPACE)
     if text.lower().lstrip("+-") in ("inf", "infinity") or _overflows(text):
         return f"{shown} is infinite"

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-__all__ = ["FORMATS", "Detected", "detect_format", "parse_datetimes", "temporal_seconds"]
+__all__ = ["FORMATS", "ISO", "Detected", "detect_format", "parse_datetimes", "temporal_seconds"]
 
 # Rust's \d matches every Unicode digit, which int() below would refuse: hence [0-9].
 _TIME = (
@@ -32,6 +32,8 @@ FORMATS: dict[str, str] = {
 """Name -> pattern. Each may be followed by a time, a fraction, AM or PM, and a UTC offset."""
 
 ISO = "Y-M-D"
+"""The format that is read in every date column."""
+
 _SAMPLE_ROWS = 100
 
 

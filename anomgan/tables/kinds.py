@@ -111,16 +111,19 @@ def _study_text(series: pl.Series, text: pl.Series, *, detect: bool) -> Study:
                 "write them as YYYY-MM-DD to be sure"
             )
         return study
-    aside = _text_aside(series.name, present) if detect else None
+    mixed = ""
+    if n_numbers > len(present) / 2:
+        mixed = (
+            f"{n_numbers:,} of its {len(present):,} values are numbers, others text such as "
+            f"{cell(series[int(np.argmax(parsed.bad))])}: to read it as numbers, empty the cells "
+            f"with text and pass {flag('--numeric', series.name)}"
+        )
+    aside = _text_aside(series.name, present, mixed) if detect else None
     if aside is not None:
         return Study(set_aside=aside)
     study = _study_categories(series, text, detect=detect)
-    if n_numbers > len(present) / 2:
-        study.notes.append(
-            f"column {series.name!r} is read as categories, though {n_numbers:,} of its "
-            f"{len(present):,} values are numbers: if the others are mistakes, clean them and "
-            f"pass {flag('--numeric', series.name)}"
-        )
+    if mixed:
+        study.notes.append(f"column {series.name!r} is read as categories, though {mixed}")
     return study
 
 
@@ -191,7 +194,7 @@ def _ranged(
     name = series.name
     if parsed.bad.any():
         faults = [
-            f"row {i + 1}, column {name!r}: {describe_bad_cell(series[i], kind)}"
+            f"row {i + 1}, column {name!r}: {describe_bad_cell(series[i], kind, datetime_format)}"
             for i in np.flatnonzero(parsed.bad).tolist()
         ]
         return Study(faults=faults, remedies=[flag("--categorical", name), flag("--drop", name)])
@@ -213,14 +216,20 @@ def _constant_aside(name: str, value: object, option: str) -> SetAside:
     return SetAside(name, SetAsideReason.CONSTANT, detail)
 
 
-def _text_aside(name: str, present: pl.Series) -> SetAside | None:
-    """Set aside text that nearly never repeats, or that runs to sentences."""
+def _text_aside(name: str, present: pl.Series, mixed: str) -> SetAside | None:
+    """Set aside text that nearly never repeats, or that runs to sentences.
+
+    `mixed` tells of a column that is mostly numbers, which is neither name nor prose.
+    """
     n_different = present.n_unique()
     share = n_different / len(present)
     force = f"use it as a feature with {flag('--categorical', name)}"
     words = float(present.str.count_matches(r"\S+").mean() or 0.0)  # type: ignore[arg-type]
     wordy = words > _FREE_TEXT_WORDS
     enough = len(present) >= _MIN_ROWS
+    if mixed and enough and share > _FREE_TEXT_SHARE:
+        detail = f"column {name!r} is neither numbers nor categories: {mixed}; or {force}"
+        return SetAside(name, SetAsideReason.FREE_TEXT, detail)
     if enough and share > _IDENTIFIER_SHARE and not wordy:
         counted = f"{n_different:,} different texts in {plural(len(present), 'row')}"
         detail = f"column {name!r} looks like a row identifier ({counted}); {force}"

@@ -83,8 +83,8 @@ def read_numbers(
         parsed = _parsed(series, column)
         numeric[:, i] = parsed.values
         for row in np.flatnonzero(parsed.bad).tolist():
-            text = f"column {column.name!r}: {describe_bad_cell(series[row], column.kind)}"
-            bad.setdefault(row, []).append(text)
+            what = describe_bad_cell(series[row], column.kind, column.datetime_format)
+            bad.setdefault(row, []).append(f"column {column.name!r}: {what}")
     return numeric, bad
 
 

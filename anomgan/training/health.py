@@ -21,8 +21,10 @@ Verdict = Literal["healthy", "degraded", "failed"]
 _NEIGHBOURS = 5
 MIN_COVERAGE = 0.2
 """Below this share of held-out rows reached, the generator has dropped most of the data."""
+BLUR = 6.0
+"""Held-out rows are thrown this many standard deviations about, to see that distance counts."""
 MIN_BLUR_AUROC = 0.9
-"""Rows blurred by two standard deviations must outscore clean ones this often."""
+"""Blurred rows must outscore clean ones this often."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def judge(facts: Mapping[str, float]) -> Health:
     reasons = []
     if facts["blur_auroc"] < MIN_BLUR_AUROC:
         reasons.append(
-            f"rows blurred by two standard deviations outscore clean ones in only "
+            f"rows blurred by {BLUR:g} standard deviations outscore clean ones in only "
             f"{100 * facts['blur_auroc']:.0f} % of pairs"
         )
     if facts["coverage"] < MIN_COVERAGE:
