@@ -51,6 +51,11 @@ def check_file(path: Path) -> None:
         close = get_close_matches(path.name, names, n=1, cutoff=0.7)
         hint = f": did you mean {str(path.with_name(close[0]))!r}?" if close else ""
         raise TableError(f"{path} does not exist{hint or ': check the name and the folder'}")
+    if not path.is_file():
+        raise TableError(
+            f"{path} is a pipe or a device, which cannot be read twice: "
+            f"name '-' instead and send it to standard input, as in '- < {path}'"
+        )
     if not os.access(path, os.R_OK):
         raise TableError(f"{path} cannot be read: permission denied")
 

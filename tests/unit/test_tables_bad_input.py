@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from pathlib import Path
 
@@ -73,6 +74,26 @@ def test_directory() -> None:
     with pytest.raises(TableError) as caught:
         open_table("tables")
     assert str(caught.value) == "tables is a directory, not a table: name one file in it"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_pipe() -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(TableError) as caught:
+        open_table("pipe")
+    assert str(caught.value) == (
+        "pipe is a pipe or a device, which cannot be read twice: name '-' instead and send it to "
+        "standard input, as in '- < pipe'"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+def test_file_without_permission() -> None:
+    Path("t.csv").write_text(GOOD)
+    Path("t.csv").chmod(0)
+    with pytest.raises(TableError) as caught:
+        open_table("t.csv")
+    assert str(caught.value) == "t.csv cannot be read: permission denied"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n\r\n", gzip.compress(b""), b"\xef\xbb\xbf"])
@@ -365,6 +386,16 @@ def test_decimal_commas_and_thousands_separators(cell: str) -> None:
     )
 
 
+def test_dates_of_which_few_are_none() -> None:
+    days = [f"{1 + i % 12}/{1 + i % 28}/2024" for i in range(60)] + ["2/30/2024", "soon"]
+    assert message_of(SchemaError, "day,x\n" + "".join(f"{day},1\n" for day in days)) == (
+        "t.csv: unreadable cells:\n"
+        "  row 61, column 'day': '2/30/2024' is not a date written as M/D/Y\n"
+        "  row 62, column 'day': 'soon' is not a date written as M/D/Y\n"
+        f"Remedy: {CELL_REMEDY}choose among --categorical day --drop day"
+    )
+
+
 def test_nested_columns() -> None:
     frame = pl.DataFrame({"a": [[1], [2]], "b": [1.0, 2.0]})
     with pytest.raises(SchemaError) as caught:
@@ -437,7 +468,7 @@ def test_missing_columns_and_bad_cells_are_told_together(schema: Schema) -> None
         "  column 'age' is missing (did you mean 'Age'?)\n"
         "  column 'job' is missing\n"
         "  row 17, column 'ok': 'maybe' is not true or false\n"
-        "  row 17, column 'day': '30.02.2024' is not a date in the column's format\n"
+        "  row 17, column 'day': '30.02.2024' is not a date written as Y-M-D\n"
         "Remedy: the table needs every column the model was trained on; it has 'Age', 'ok', "
         "'day'; fix the cells (a decimal point, no thousands separators), leave them empty if the "
         "value is unknown, or keep going with --on-bad-row skip"

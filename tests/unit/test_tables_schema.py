@@ -180,8 +180,8 @@ def test_notes_on_guesses() -> None:
     assert Schema.infer(frame).notes == (
         "column 'd': dates such as '1/2/2020' are read as month/day/year, since nothing tells "
         "whether the day comes first: write them as YYYY-MM-DD to be sure",
-        "column 'm' is read as categories, though 15 of its 20 values are numbers: if the others "
-        "are mistakes, clean them and pass --numeric m",
+        "column 'm' is read as categories, though 15 of its 20 values are numbers, others text "
+        "such as 'low': to read it as numbers, empty the cells with text and pass --numeric m",
     )
 
 
@@ -194,6 +194,7 @@ def test_set_aside_columns_say_how_to_keep_them() -> None:
             "same": ["0"] * N,
             "flag": [True] * N,
             "x": [0.5 * (i % 3) for i in range(N)],
+            "mixed": [f"{i}.5" if i % 10 else "-" for i in range(N)],
         }
     )
     assert [aside.detail for aside in Schema.infer(frame).set_aside] == [
@@ -206,6 +207,9 @@ def test_set_aside_columns_say_how_to_keep_them() -> None:
         "column 'same' has one value, '0', in every row; use it as a feature with --numeric same",
         "column 'flag' has one value, 'True', in every row; use it as a feature with "
         "--categorical flag",
+        "column 'mixed' is neither numbers nor categories: 54 of its 60 values are numbers, others "
+        "text such as '-': to read it as numbers, empty the cells with text and pass --numeric "
+        "mixed; or use it as a feature with --categorical mixed",
     ]
 
 
