@@ -45,8 +45,10 @@ def test_pandas_frames_are_read_without_pyarrow() -> None:
     pytest.importorskip("pandas")
     code = PROLOGUE.format(blocked="'torch'") + (
         "import pandas as pd\n"
-        "frame = pd.DataFrame({'s': ['x', None], 'n': [1.5, 2.5], 'c': pd.Categorical(['a', 'b']),"
-        "\n    'd': pd.to_datetime(['2024-01-01', None]), 'i': pd.array([1, None], dtype='Int64')})\n"
+        "frame = pd.DataFrame({'s': ['x', None], 'n': [1.5, 2.5]})\n"
+        "frame['c'] = pd.Categorical(['a', 'b'])\n"
+        "frame['d'] = pd.to_datetime(['2024-01-01', None])\n"
+        "frame['i'] = pd.array([1, None], dtype='Int64')\n"
         "print(t.read_table(frame).select('s', 'n', 'c', 'i').rows())\n"
     )
     assert run(code) == "[('x', 1.5, 'a', 1), (None, 2.5, 'b', None)]"
