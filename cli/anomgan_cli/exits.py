@@ -6,6 +6,7 @@
 2    bad usage or bad input
 3    anomalies found (``--fail-on-anomaly``)
 130  interrupted
+143  terminated
 ===  ======================================
 """
 
@@ -13,22 +14,27 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Final, ParamSpec, TypeVar
 
 import typer
 
 from anomgan.errors import AnomganError
 
-__all__ = ["ANOMALIES_FOUND", "BAD_INPUT", "FAILURE", "INTERRUPTED", "OK", "guarded"]
+__all__ = ["ANOMALIES_FOUND", "BAD_INPUT", "FAILURE", "INTERRUPTED", "OK", "TERMINATED", "guarded"]
 
 OK: Final = 0
 FAILURE: Final = 1
 BAD_INPUT: Final = 2
 ANOMALIES_FOUND: Final = 3
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -43,7 +49,8 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
     @functools.wraps(command)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
-            return command(*args, **kwargs)
+            with _orderly_end():
+                return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except BrokenPipeError:
@@ -60,6 +67,23 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
             raise typer.Exit(code) from None
 
     return run
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that temporary files go as after Ctrl-C."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _message(error: Exception) -> str:

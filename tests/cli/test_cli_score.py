@@ -243,7 +243,14 @@ def _until(condition, seconds=20):
         time.sleep(0.02)
 
 
-def test_an_interrupt_leaves_nothing_behind(here):
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, b"Interrupted: nothing partial was left behind."),
+        (signal.SIGTERM, 143, b""),
+    ],
+)
+def test_an_interrupt_leaves_nothing_behind(here, number, code, said):
     process = subprocess.Popen(
         [*ANOMGAN, "score", "-", "-o", "o.csv"],
         stdin=subprocess.PIPE,
@@ -256,10 +263,10 @@ def test_an_interrupt_leaves_nothing_behind(here):
     process.stdin.write(Path("new.csv").read_bytes().split(b"\n", 1)[1] * 2_000)
     process.stdin.flush()
     _until(lambda: any(name.startswith(".o.csv.") for name in os.listdir()))
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, talk = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert b"Interrupted: nothing partial was left behind." in talk
+    assert process.returncode == code
+    assert said in talk
     assert b"Traceback" not in talk
     assert files() == ["new.csv"]
 
