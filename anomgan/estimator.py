@@ -163,7 +163,7 @@ slide, max_calibration_rows
         return self
 
     def anomaly_score(self, X: Any) -> NDArray[np.float64]:
-        """Score rows, float64 [n]; larger is more abnormal, never below 0, in nats."""
+        """Score rows, float64 [n]; larger is more abnormal, never below 1, in nats."""
         return self._score(X)[0].astype(np.float64)
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:

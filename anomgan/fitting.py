@@ -51,6 +51,8 @@ _VALIDATION_SHARE = 0.1
 _MAX_VALIDATION = 512
 _SPACING_SAMPLE = 2048
 _PRECONDITIONER_SAMPLE = 256
+_MONITOR_ROWS = 128
+_CHECK_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,11 @@ class FitControl:
 
 @dataclass(frozen=True)
 class FittedModel:
-    """Everything that a fit gives."""
+    """Everything that a fit gives.
+
+    `probe` are the few rows stored with the model, broken ones among them; `check` are real
+    rows, held out and learnt from, on which an export is compared with torch.
+    """
 
     schema: Schema
     encoder: FeatureEncoder
@@ -96,6 +102,7 @@ class FittedModel:
     facts: dict[str, Any]
     notes: tuple[str, ...]
     probe: Rows
+    check: Rows
 
     def score_rows(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Score [n] and contributions [n, n_columns + 1] of checked rows, by torch."""
@@ -182,7 +189,8 @@ def fit_rows(
         record=trained.record,
         facts=_facts(n, trained, encoder, held_out, device, seed, started),
         notes=notes,
-        probe=_probe_rows(take(rows, held_out), take(rows, known), schema),
+        probe=_probe_rows(take(rows, held_out), take(rows, known)),
+        check=take(rows, np.concatenate([held_out[:_CHECK_ROWS], known[:_CHECK_ROWS]])),
     )
 
 
@@ -304,11 +312,29 @@ def _train(
         sampler=sampler,
         plan=_plan(parameters, control, started),
         checkpointer=checkpointer,
+        monitor=_coverage_monitor(networks, features[validation]),
     )
     record = trainer.run(progress=control.progress, stop_requested=control.stop_requested)
     if record.stopped_by_deadline:
         logger.info("training ended at step %d for --max-time", record.steps_run)
     return _Trained(networks, game, scale, features, features[validation], memory, record, draws)
+
+
+def _coverage_monitor(
+    networks: TabularNetworks, validation: Tensor
+) -> Callable[[], dict[str, float]]:
+    """Measure how much of the validation rows the generators reach, with fixed codes."""
+    real = validation[:_MONITOR_ROWS]
+    shape = (networks.sizes.n_members, len(real), networks.sizes.latent_dim)
+    codes = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(real.device)
+
+    @torch.no_grad()
+    def measure() -> dict[str, float]:
+        if len(real) < 10:
+            return {}
+        return {"coverage": min(coverage(real, g) for g in networks.generator(codes))}
+
+    return measure
 
 
 def _plan(parameters: FlagshipParameters, control: FitControl, started: float) -> TrainingPlan:
@@ -503,7 +529,7 @@ def _facts(
     }
 
 
-def _probe_rows(held_out: Rows, known: Rows, schema: Schema) -> Rows:
+def _probe_rows(held_out: Rows, known: Rows) -> Rows:
     """Rows that a Scorer scores when it opens the model: held-out, known, and broken ones."""
     parts = [take(held_out, np.arange(min(24, len(held_out.numeric))))]
     parts.append(take(known, np.arange(min(16, len(known.numeric)))))

@@ -38,7 +38,7 @@ _SCORE, _NETWORKS = "score.", "networks."
 def export_scorer(
     fitted: FittedModel, *, created_at: str
 ) -> tuple[bytes, Parity, dict[str, NDArray[Any]]]:
-    """Build the scoring graph and check it on the probe rows.
+    """Build the scoring graph; check it on real rows and on the probe rows.
 
     Returns
     -------
@@ -60,8 +60,11 @@ def export_scorer(
     model = build_scorer(
         fitted.schema, fitted.encoder, fitted.score, fitted.calibrator, metadata=metadata
     )
+    parity = check_parity(
+        run_scorer(model, fitted.check), fitted.score, fitted.encoder, fitted.check
+    )
     outputs = run_scorer(model, fitted.probe)
-    parity = check_parity(outputs, fitted.score, fitted.encoder, fitted.probe)
+    check_parity(outputs, fitted.score, fitted.encoder, fitted.probe)
     return model, parity, outputs
 
 
@@ -143,6 +146,7 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
             settings=ScoreSettings.from_dict(scoring["settings"]),
         )
         probe = bundle.arrays("probe.npz")
+        rows = Rows(probe["numeric"], probe["categorical"].astype(object), None, 1)
         named = {k: v for k, v in manifest.parameters.items() if k != "detector"}
         health = manifest.health
         return FittedModel(
@@ -156,7 +160,8 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
             record=TrainingRecord(history=list(manifest.training.get("history", []))),
             facts={k: v for k, v in manifest.training.items() if k not in _RECORDED},
             notes=tuple(manifest.training.get("notes", ())),
-            probe=Rows(probe["numeric"], probe["categorical"].astype(object), None, 1),
+            probe=rows,
+            check=rows,
         )
     except ModelCorruptError:
         raise

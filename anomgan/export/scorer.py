@@ -31,7 +31,7 @@ from anomgan.export.graph import (
     row_sum,
 )
 from anomgan.nets.batched import LEAK
-from anomgan.scoring.frozen import FrozenScore
+from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.inversion import MLPWeights
 from anomgan.scoring.memory import GRID, similarity_bias
 from anomgan.tables.encoding import FeatureEncoder
@@ -183,7 +183,7 @@ def _tile(
     bound = settings.discriminator_bound
     odds = g.op("Sub", odds, g.constant(settings.discriminator_median, np.float32))
     odds = g.op("Clip", odds, g.constant(-bound, np.float32), g.constant(bound, np.float32))
-    odds = g.op("Add", odds, g.constant(bound, np.float32))  # [c, 1]
+    odds = g.op("Add", odds, g.constant(bound + FLOOR, np.float32))  # [c, 1]
     contributions = g.op("Concat", columns, odds, axis=1)
     total = g.op("Squeeze", row_sum(g, contributions, score.n_columns + 1), g.ints(1))
     return total, _p_value(g, calibrator, total), contributions

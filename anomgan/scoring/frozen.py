@@ -10,14 +10,15 @@
   tangents learnt by the generator). The *free* one, F, is the lesser of two unshifted starts,
   the encoder's code and the code of the nearest generated row: it asks the generator alone. s
   is the bandwidth, tied to the spacing of the training rows.
-- **discriminator**: ``clip(L - median, -c, c) + c``. L is the graded discriminator's log-odds
+- **discriminator**: ``clip(L - median, -c, c) + c + 1``. L is the graded discriminator's log-odds
   that a row is diffused to bandwidth s rather than clean, averaged over members; the median is
   taken over held-out normal rows. By Bayes' rule L is log p_s(x) - log p(x): it corrects the
   Parzen term by what the network learnt about fine structure. It is bounded because a network
-  is arbitrary far from all data, where distance must decide.
+  is arbitrary far from all data, where distance must decide. The last term keeps scores at or
+  above 1, where a relative difference of two runtimes means something.
 - **surprise**: log(n + 1) for each state that training never saw (`anomgan.tables.encoding`).
 
-The score is never below 0. Its parts are attributed to columns, and the discriminator has a
+The score is never below `FLOOR`. Its parts are attributed to columns, and the discriminator has a
 bucket of its own: contributions sum to the score.
 """
 
@@ -34,7 +35,10 @@ from anomgan.errors import ModelCorruptError
 from anomgan.scoring.inversion import Inversion, InversionSettings, MLPWeights
 from anomgan.scoring.memory import nearest
 
-__all__ = ["FrozenScore", "ScoreSettings", "Scored"]
+__all__ = ["FLOOR", "FrozenScore", "ScoreSettings", "Scored"]
+
+FLOOR = 1.0
+"""Least score, nats."""
 
 _CHUNK = 256
 """Rows a pass: every pass has this shape, so a row's result cannot depend on its company."""
@@ -182,7 +186,7 @@ class FrozenScore:
         out.index_add_(1, self.feature_column, by_feature)
         bound = self.settings.discriminator_bound
         centred = self.log_odds(x) - self.settings.discriminator_median
-        out[:, -1] = centred.clamp(-bound, bound) + bound
+        out[:, -1] = centred.clamp(-bound, bound) + (bound + FLOOR)
         return out
 
     def log_odds(self, x: Tensor) -> Tensor:

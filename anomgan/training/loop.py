@@ -144,6 +144,9 @@ class Trainer:
     plan : TrainingPlan
     checkpointer : Checkpointer, optional
         Where to keep what a resumed run needs.
+    monitor : callable, optional
+        Measures health without labels at each snapshot, for the record and the progress bar;
+        it must draw from no generator of the training.
     """
 
     def __init__(
@@ -155,6 +158,7 @@ class Trainer:
         sampler: Sampler,
         plan: TrainingPlan,
         checkpointer: Checkpointer | None = None,
+        monitor: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self.networks = networks
         self.players = {name: list(parameters) for name, parameters in players.items()}
@@ -162,6 +166,7 @@ class Trainer:
         self.sampler = sampler
         self.plan = plan
         self.checkpointer = checkpointer
+        self.monitor = monitor
         self.optimizers = {
             name: torch.optim.AdamW(
                 parameters,
@@ -268,7 +273,8 @@ class Trainer:
         )
         if not finite:
             return self._roll_back(snapshot)
-        self.record.history.append({"step": float(self._step), **means})
+        health = self.monitor() if self.monitor is not None else {}
+        self.record.history.append({"step": float(self._step), **means, **health})
         snapshot = self._snapshot()
         if self.checkpointer is not None:
             self.checkpointer.save_if_due(snapshot)

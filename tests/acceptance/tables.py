@@ -35,7 +35,7 @@ def run(*arguments: str) -> float:
     """Run the command line; return its seconds."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "anomgan_cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\nexit {done.returncode}\n{done.stderr}")
     return time.perf_counter() - started

@@ -194,7 +194,7 @@ def test_disagreement_is_refused(trained: tuple[GANDetector, np.ndarray]) -> Non
     fitted = detector.model_
     outputs = run_scorer(_model(detector), _rows(test))
     outputs["score"] = outputs["score"] * np.float32(1.01)
-    with pytest.raises(ExportError, match="differ from torch on 1500 rows|differ from torch on"):
+    with pytest.raises(ExportError, match="differ from torch on"):
         check_parity(outputs, fitted.score, fitted.encoder, _rows(test))
 
 

@@ -170,7 +170,7 @@ def test_every_parameter_has_an_effect(
 ) -> None:
     train, test, _ = tumours
     if name in ("objective", "device"):
-        with pytest.raises(UsageError, match="choose one of|use 'auto' or 'cpu'"):
+        with pytest.raises(UsageError, match=r"choose one of|use 'auto' or 'cpu'"):
             GANDetector(**SHORT | {name: "nonsense"}).fit(train)
         return
     if name == "max_time":
