@@ -9,6 +9,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Before torch is loaded, and for the children of tests too: where other processes are busy on the
+# same cores, two threads that wait for each other are many times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
@@ -79,9 +83,3 @@ def machine_model(
         output=model,
     )
     return model
-
-
-@pytest.fixture(autouse=True)
-def _few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children of a test compute on one thread: the suite shares two cores."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
