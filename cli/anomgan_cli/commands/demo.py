@@ -69,7 +69,6 @@ def demo(
 
 def _fit(train: Path, model: Path, label: str, *, seed: int, max_time: float | None) -> Path:
     from anomgan.estimator import fit_table
-
     from anomgan.tables import SchemaOptions, read_table
     from anomgan_cli.render import say_fit, training_progress
 
