@@ -25,13 +25,14 @@ bucket of its own: contributions sum to the score.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from anomgan.errors import ModelCorruptError
+from anomgan.nets.tabular import GENERATOR_ACTIVATION
 from anomgan.scoring.inversion import Inversion, InversionSettings, MLPWeights
 from anomgan.scoring.memory import nearest
 
@@ -173,9 +174,9 @@ class FrozenScore:
 
     def _chunk(self, features: Tensor, surprise: Tensor) -> Tensor:
         n = len(features)
-        if n < _CHUNK:
-            features = torch.cat([features, features[:1].expand(_CHUNK - n, -1)])
-        contributions = self.contributions(features)[:n]
+        rows = features.new_zeros(_CHUNK, features.shape[1])
+        rows[:n] = features  # a copy even of a full pass: products round by memory alignment too
+        contributions = self.contributions(rows)[:n]
         contributions[:, :-1] += surprise
         return contributions
 
@@ -244,6 +245,7 @@ class FrozenScore:
                 net: MLPWeights(_series(tensors, net, "weight"), _series(tensors, net, "bias"))
                 for net in ("generator", "encoder", "discriminator")
             }
+            parts["generator"] = replace(parts["generator"], activation=GENERATOR_ACTIVATION)
             parts |= {name: tensors[name] for name in _PLAIN}
         except KeyError as error:
             raise ModelCorruptError(f"the weights lack the tensor {error}; refit") from error

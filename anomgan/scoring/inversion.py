@@ -13,13 +13,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import elu, pad
 
-from anomgan.nets.batched import LEAK, BatchedMLP
+from anomgan.nets.batched import LEAK, Activation, BatchedMLP
 
 __all__ = ["Inversion", "InversionSettings", "MLPWeights", "preconditioner"]
 
 _DAMPING = 0.1
 """Ridge of the preconditioner, in units of its mean diagonal (FINDINGS 3.1: 0.1 is safe)."""
+_NARROWEST = 16
+"""Products with fewer columns are padded to so many: below a dozen, BLAS rounds a row otherwise
+at the end of a batch than at its start (seen with MKL), and a score must not tell where in the
+batch its row stood."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class MLPWeights:
 
     matrices: tuple[Tensor, ...]
     biases: tuple[Tensor, ...]
+    activation: Activation = "leaky_relu"
 
     @classmethod
     def freeze(cls, network: BatchedMLP) -> MLPWeights:
@@ -52,6 +58,7 @@ class MLPWeights:
         return cls(
             tuple(layer.weight.detach().clone() for layer in network.layers),  # type: ignore[operator]
             tuple(layer.bias.detach().clone() for layer in network.layers),  # type: ignore[operator]
+            network.activation,
         )
 
     def activations(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -59,25 +66,38 @@ class MLPWeights:
         out: list[Tensor] = []
         last = len(self.matrices) - 1
         for i, (weight, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
+            x = _product(x, weight) + bias
             if i < last:
-                x = torch.where(x > 0, x, LEAK * x)
+                x = elu(x) if self.activation == "elu" else torch.where(x > 0, x, LEAK * x)
             out.append(x)
         return tuple(out)
+
+    def slope(self, hidden: Tensor) -> Tensor:
+        """Return the derivative of the activation, from its value, which is at hand."""
+        if self.activation == "elu":
+            return 1.0 + hidden.clamp(max=0.0)
+        return torch.where(hidden > 0, 1.0, LEAK)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map [m, n, in] to [m, n, out]."""
         return self.activations(x)[-1]
 
 
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """[m, n, in] by [m, in, out]; a row's result has the same bits wherever the row stands."""
+    width = matrix.shape[2]
+    if width < _NARROWEST:
+        matrix = pad(matrix, (0, _NARROWEST - width))
+    return (x @ matrix)[..., :width]
+
+
 def _pull_back(weights: MLPWeights, hidden: tuple[Tensor, ...], residual: Tensor) -> Tensor:
     """Gradient of ``|residual|^2 / 2`` with respect to the code: J' residual, [m, n, k]."""
     gradient = residual
     for i in range(len(weights.matrices) - 1, 0, -1):
-        gradient = gradient @ weights.matrices[i].mT
-        # The sign of the activation equals that of the pre-activation, and is at hand.
-        gradient = torch.where(hidden[i - 1] > 0, gradient, LEAK * gradient)
-    return gradient @ weights.matrices[0].mT
+        gradient = _product(gradient, weights.matrices[i].mT)
+        gradient = gradient * weights.slope(hidden[i - 1])
+    return _product(gradient, weights.matrices[0].mT)
 
 
 def jacobian(weights: MLPWeights, codes: Tensor) -> Tensor:
@@ -85,7 +105,7 @@ def jacobian(weights: MLPWeights, codes: Tensor) -> Tensor:
     hidden = weights.activations(codes)[:-1]
     matrix = weights.matrices[0].unsqueeze(1)  # [m, 1, k, w]
     for activation, weight in zip(hidden, weights.matrices[1:], strict=True):
-        slope = torch.where(activation > 0, 1.0, LEAK).unsqueeze(2)  # [m, n, 1, w]
+        slope = weights.slope(activation).unsqueeze(2)  # [m, n, 1, w]
         matrix = (matrix * slope) @ weight.unsqueeze(1)
     return matrix
 
@@ -155,7 +175,7 @@ class Inversion:
         code, velocity, residual = start, torch.zeros_like(start), first
         for _ in range(self.settings.n_steps):
             gradient = _pull_back(self.generator, hidden, residual) + pull * (code - start)
-            velocity = self.settings.momentum * velocity - gradient @ direction
+            velocity = self.settings.momentum * velocity - _product(gradient, direction)
             code = code + velocity
             hidden = self.generator.activations(code)
             residual = hidden[-1] - target
