@@ -36,7 +36,14 @@ from anomgan.scoring.memory import leave_one_out_nearest
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Rows, Schema
 from anomgan.training.checkpoints import Checkpointer
-from anomgan.training.health import BLUR, Health, coverage, judge, precision, two_sample_accuracy
+from anomgan.training.health import (
+    FAR_AWAY,
+    Health,
+    coverage,
+    judge,
+    precision,
+    two_sample_accuracy,
+)
 from anomgan.training.loop import Progress, Sampler, Trainer, TrainingPlan, TrainingRecord
 from anomgan.training.objectives import OBJECTIVES
 
@@ -487,11 +494,11 @@ def _health(
         facts["coverage"] = min(e[0] for e in each)
         facts["precision"] = min(e[1] for e in each)
         facts["two_sample_accuracy"] = max(e[2] for e in each)
-    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
+    coins = torch.randint(2, real.shape, generator=torch.Generator().manual_seed(0))
     no_surprise = torch.zeros(n, encoder.n_columns)
     clean = score(real, no_surprise).score
-    blurred = score(real + BLUR * noise, no_surprise).score
-    facts["blur_auroc"] = float((blurred.unsqueeze(1) > clean.unsqueeze(0)).float().mean())
+    thrown = score(real + FAR_AWAY * (2.0 * coins - 1.0), no_surprise).score
+    facts["far_auroc"] = float((thrown.unsqueeze(1) > clean.unsqueeze(0)).float().mean())
     return judge(facts)
 
 

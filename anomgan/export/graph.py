@@ -7,19 +7,21 @@ constants (FINDINGS 3.1), and a hand-built graph states its opset, its names and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from anomgan.nets.batched import LEAK
+from anomgan.nets.batched import LEAK, Activation
 
 __all__ = [
     "IR_VERSION",
     "ML_OPSET",
     "OPSET",
     "GraphBuilder",
+    "Network",
     "Value",
     "hidden_layers",
     "mlp",
@@ -109,31 +111,29 @@ class GraphBuilder:
         return helper.make_graph(self.nodes, name, list(inputs), list(outputs), constants)
 
 
-def hidden_layers(
-    g: GraphBuilder, x: Value, matrices: Sequence[NDArray[Any]], biases: Sequence[NDArray[Any]]
-) -> tuple[Value, ...]:
-    """Add all but the last layer of a leaky-rectified network; return the activations."""
+@dataclass(frozen=True)
+class Network:
+    """One member's weights as arrays: matrices [in, out], biases [1, out]."""
+
+    matrices: tuple[NDArray[np.float32], ...]
+    biases: tuple[NDArray[np.float32], ...]
+    activation: Activation
+
+
+def hidden_layers(g: GraphBuilder, x: Value, network: Network) -> tuple[Value, ...]:
+    """Add all but the last layer of a network; return the activations, each [n, width]."""
     out = []
-    for weight, bias in zip(matrices[:-1], biases[:-1], strict=True):
-        x = g.op("LeakyRelu", _affine(g, x, weight, bias), alpha=LEAK)
+    for weight, bias in zip(network.matrices[:-1], network.biases[:-1], strict=True):
+        x = _affine(g, x, weight, bias)
+        x = g.op("Elu", x) if network.activation == "elu" else g.op("LeakyRelu", x, alpha=LEAK)
         out.append(x)
     return tuple(out)
 
 
-def mlp(
-    g: GraphBuilder, x: Value, matrices: Sequence[NDArray[Any]], biases: Sequence[NDArray[Any]]
-) -> tuple[Value, ...]:
-    """Add a leaky-rectified network of one member; return hidden activations and the output.
-
-    Parameters
-    ----------
-    g : GraphBuilder
-    x : Value
-        [n, in].
-    matrices, biases : sequences of arrays [in, out] and [1, out]
-    """
-    hidden = hidden_layers(g, x, matrices, biases)
-    return (*hidden, _affine(g, hidden[-1], matrices[-1], biases[-1]))
+def mlp(g: GraphBuilder, x: Value, network: Network) -> tuple[Value, ...]:
+    """Add a network; return hidden activations and the output, each [n, width]."""
+    hidden = hidden_layers(g, x, network)
+    return (*hidden, _affine(g, hidden[-1], network.matrices[-1], network.biases[-1]))
 
 
 def row_sum(g: GraphBuilder, x: Value, width: int) -> Value:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,12 @@ from anomgan.export.graph import (
     ML_OPSET,
     OPSET,
     GraphBuilder,
+    Network,
     Value,
     hidden_layers,
     mlp,
     row_sum,
 )
-from anomgan.nets.batched import LEAK
 from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.inversion import MLPWeights
 from anomgan.scoring.memory import GRID, similarity_bias
@@ -200,20 +199,14 @@ def _to_columns(g: GraphBuilder, score: FrozenScore, by_feature: Value) -> Value
 
 
 def _log_odds(g: GraphBuilder, network: Network, x: Value) -> Value:
-    return mlp(g, x, network.matrices, network.biases)[-1]
-
-
-@dataclass(frozen=True)
-class Network:
-    """One member's weights as arrays: matrices [in, out], biases [1, out]."""
-
-    matrices: tuple[NDArray[np.float32], ...]
-    biases: tuple[NDArray[np.float32], ...]
+    return mlp(g, x, network)[-1]
 
 
 def _member(weights: MLPWeights, m: int) -> Network:
     return Network(
-        tuple(_array(w[m]) for w in weights.matrices), tuple(_array(b[m]) for b in weights.biases)
+        tuple(_array(w[m]) for w in weights.matrices),
+        tuple(_array(b[m]) for b in weights.biases),
+        weights.activation,
     )
 
 
@@ -254,7 +247,7 @@ def _reconstruction(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
         index = _nearest(g, drawn, _bias(score.codebook_rows[m]), x64)
         starts = [
             g.op("Gather", g.constant(_array(score.memory_codes[m])), anchor, axis=0),
-            mlp(g, x, encoder.matrices, encoder.biases)[-1],
+            mlp(g, x, encoder)[-1],
             g.op("Gather", g.constant(_array(score.codebook_codes[m])), index, axis=0),
         ]
         energy, residual = _invert(g, score, m, x, shift, starts)
@@ -300,7 +293,7 @@ def _invert(
     to_code = -(net.matrices[0].T.astype(np.float64) @ direction).astype(np.float32)
     to_start = -(pull * direction).astype(np.float32)
     start = g.op("Concat", *starts, axis=0)  # [3c, k]
-    h1, h2, out = mlp(g, start, net.matrices, net.biases)
+    h1, h2, out = mlp(g, start, net)
     anchored, _, _ = g.multi("Split", out, outputs=3, axis=0, num_outputs=3)
     target = g.op("Concat", g.op("Add", anchored, shift), x, x, axis=0)
     first = residual = g.op("Sub", out, target)
@@ -318,14 +311,16 @@ def _invert(
             step.append(g.op("Gemm", moved, g.constant(to_start), carried))
         velocity = g.op("Gemm", *step)
         code = g.op("Add", code, velocity)
-        h1, h2 = hidden_layers(g, code, net.matrices, net.biases)
+        h1, h2 = hidden_layers(g, code, net)
         residual = g.op("Gemm", h2, weight[2], negated)
     return _keep_better(g, first, residual, g.op("Sub", code, start), pull, net)
 
 
 def _slope(g: GraphBuilder, hidden: Value) -> Value:
-    above = g.op("Greater", hidden, g.constant(0.0, np.float32))
-    return g.op("Where", above, g.constant(1.0, np.float32), g.constant(LEAK, np.float32))
+    """Add the derivative of ELU, from its value."""
+    return g.op(
+        "Add", g.op("Min", hidden, g.constant(0.0, np.float32)), g.constant(1.0, np.float32)
+    )
 
 
 def _keep_better(

@@ -10,11 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LEAK", "BatchedLinear", "BatchedMLP"]
+__all__ = ["LEAK", "Activation", "BatchedLinear", "BatchedMLP"]
+
+Activation = Literal["leaky_relu", "elu"]
+"""Leaky rectifiers train discriminators well; ELU has a continuous slope, which whoever walks
+along a gradient needs: at a kink, two runtimes round to different sides and part."""
 
 LEAK = 0.2
 """Negative slope of every leaky rectifier, in torch and in the exported graph."""
@@ -54,7 +59,7 @@ class BatchedLinear(nn.Module):
 
 
 class BatchedMLP(nn.Module):
-    """Leaky-rectified layers with a linear last one, for every member at once.
+    """Nonlinear layers with a linear last one, for every member at once.
 
     No normalisation layer and no dropout: a row's output depends on that row alone.
 
@@ -64,10 +69,20 @@ class BatchedMLP(nn.Module):
     sizes : sequence of int
         Input, hidden and output widths.
     generator : torch.Generator
+    activation : {"leaky_relu", "elu"}
+        Of the hidden layers.
     """
 
-    def __init__(self, n_members: int, sizes: Sequence[int], *, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        n_members: int,
+        sizes: Sequence[int],
+        *,
+        generator: torch.Generator,
+        activation: Activation = "leaky_relu",
+    ) -> None:
         super().__init__()
+        self.activation: Activation = activation
         gains = [math.sqrt(2.0 / (1.0 + LEAK**2))] * (len(sizes) - 2) + [1.0]
         self.layers = nn.ModuleList(
             BatchedLinear(n_members, n_in, n_out, generator=generator, gain=gain)
@@ -77,7 +92,12 @@ class BatchedMLP(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         """Return the last hidden activation, [m, n, width]."""
         for layer in self.layers[:-1]:
-            x = nn.functional.leaky_relu(layer(x), LEAK)  # [m, n, width]
+            x = layer(x)  # [m, n, width]
+            x = (
+                nn.functional.elu(x)
+                if self.activation == "elu"
+                else nn.functional.leaky_relu(x, LEAK)
+            )
         return x
 
     def forward(self, x: Tensor) -> Tensor:

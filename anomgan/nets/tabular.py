@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from anomgan.nets.batched import BatchedMLP
+from anomgan.nets.batched import Activation, BatchedMLP
 
-__all__ = ["TabularNetworks", "TabularSizes"]
+__all__ = ["GENERATOR_ACTIVATION", "TabularNetworks", "TabularSizes"]
+
+GENERATOR_ACTIVATION: Activation = "elu"
+"""Latent inversion walks along the generator's gradient."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ class TabularNetworks(nn.Module):
         m, d, k = sizes.n_members, sizes.n_features, sizes.latent_dim
         g_width, d_width = sizes.generator_width, sizes.discriminator_width
         self.sizes = sizes
-        self.generator = BatchedMLP(m, (k, g_width, g_width, d), generator=generator)
+        self.generator = BatchedMLP(
+            m, (k, g_width, g_width, d), generator=generator, activation=GENERATOR_ACTIVATION
+        )
         self.encoder = BatchedMLP(m, (d, g_width, g_width, k), generator=generator)
         self.discriminator = BatchedMLP(
             m, (d, d_width, d_width, d_width, 2 + sizes.n_noise_levels), generator=generator

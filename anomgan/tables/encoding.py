@@ -19,6 +19,7 @@ the probability of an event unseen in n rows.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -203,7 +204,8 @@ class FeatureEncoder:
         numeric = rows.numeric
         values = numeric[:, self.value_columns]  # [n, v]
         values = np.where(np.isnan(values), self.fill, values)
-        values = np.clip((values - self.mean) / self.scale, -FAR, FAR)
+        with np.errstate(over="ignore"):  # infinite is far, and clipped like everything far
+            values = np.clip((values - self.mean) / self.scale, -FAR, FAR)
         extra = _extra_features(numeric, self.indicator_columns, self.phases)
         extra = (extra - self.extra_mean) / self.extra_scale
         blocks = [values.astype(np.float32), extra.astype(np.float32)]
@@ -238,7 +240,7 @@ class FeatureEncoder:
         Raises
         ------
         SchemaError
-            A part is absent or of the wrong type.
+            A part is absent, of the wrong type, or does not fit the others.
         """
         try:
             tables = tuple(
@@ -254,15 +256,17 @@ class FeatureEncoder:
             arrays: dict[str, Any] = {k: np.asarray(data[k], dtype=np.int64) for k in _INTEGERS}
             arrays |= {k: np.asarray(data[k], dtype=np.float64) for k in _DOUBLES}
             arrays |= {k: np.asarray(data[k], dtype=np.float32) for k in _SINGLES}
-            return cls(
+            encoder = cls(
                 **arrays,
                 tables=tables,
                 phases=tuple(Phase(int(column), str(period)) for column, period in data["phases"]),
                 n_columns=int(data["n_columns"]),
                 unused=tuple(data["unused"]),
             )
+            _check_parts(encoder)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SchemaError(f"the stored encoder is damaged ({error}); fit again") from error
+        return encoder
 
     def describe(self) -> dict[str, Any]:
         """Return counts for the manifest: features by block."""
@@ -286,6 +290,42 @@ _DOUBLES = ("fill", "mean", "scale", "extra_mean", "extra_scale")
 _SINGLES = ("missing_surprise",)
 
 
+def _check_parts(e: FeatureEncoder) -> None:
+    """Raise ValueError where lengths or positions in a stored encoder contradict each other."""
+    n_extra = len(e.indicator_columns) + 2 * len(e.phases)
+    n_features = len(e.value_columns) + n_extra + sum(t.features.shape[1] for t in e.tables)
+    lengths = [
+        ("fill", e.fill, len(e.value_columns)),
+        ("mean", e.mean, len(e.value_columns)),
+        ("scale", e.scale, len(e.value_columns)),
+        ("extra_mean", e.extra_mean, n_extra),
+        ("extra_scale", e.extra_scale, n_extra),
+        ("missing_surprise", e.missing_surprise, len(e.numeric_position)),
+        ("categorical_position", e.categorical_position, len(e.tables)),
+        ("feature_column", e.feature_column, n_features),
+    ]
+    faults = [
+        f"{name} has shape {a.shape}, not {(n,)}" for name, a, n in lengths if a.shape != (n,)
+    ]
+    positions = [
+        ("value_columns", e.value_columns.tolist(), len(e.numeric_position)),
+        ("indicator_columns", e.indicator_columns.tolist(), len(e.numeric_position)),
+        ("phases", [p.column for p in e.phases], len(e.numeric_position)),
+        ("feature_column", e.feature_column.tolist(), e.n_columns),
+        ("numeric_position", e.numeric_position.tolist(), e.n_columns),
+        ("categorical_position", e.categorical_position.tolist(), e.n_columns),
+        *(("codes", list(t.codes.values()), len(t.surprise)) for t in e.tables),
+    ]
+    faults += [
+        f"{name} points outside 0 to {n - 1}"
+        for name, found, n in positions
+        if any(not 0 <= i < n for i in found)
+    ]
+    faults += [f"no period is called {p.period!r}" for p in e.phases if p.period not in PERIODS_S]
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
 def _location_scale(values: Float64) -> tuple[Float64, Float64, Float64]:
     """Median, mean and standard deviation over the cells that are there."""
     fill = np.zeros(values.shape[1])
@@ -293,8 +333,10 @@ def _location_scale(values: Float64) -> tuple[Float64, Float64, Float64]:
     for j in range(values.shape[1]):
         column = values[~np.isnan(values[:, j]), j]
         if column.size:
-            # Halving before adding keeps values near the float64 limit finite.
-            size = float(np.abs(column).max()) or 1.0
+            # Scaled by a power of two, which is exact: sums and squares stay finite for values
+            # near the float64 limit, and integers keep integer medians.
+            peak = float(np.abs(column).max())
+            size = math.ldexp(1.0, math.frexp(peak)[1] - 1) if peak else 1.0
             scaled = column / size
             fill[j] = float(np.median(scaled)) * size
             mean[j] = float(scaled.mean()) * size
@@ -340,8 +382,7 @@ def _category_table(texts: NDArray[Any], schema: Schema, name: str) -> CategoryT
     """One-hot features, scaled by category frequency, for one column."""
     n = len(texts)
     known = next(c for c in schema.columns if c.name == name).categories
-    present, counts = np.unique(texts.astype(str), return_counts=True)
-    share = dict(zip(present.tolist(), (counts / max(1, n)).tolist(), strict=True))
+    share = {text: count / n for text, count in Counter(texts.tolist()).items()}
     frequent = sorted((c for c in share if c), key=lambda c: (-share[c], c))
     kept, rest = frequent[:MAX_CATEGORIES], frequent[MAX_CATEGORIES:]
     missing = [""] if "" in share else []

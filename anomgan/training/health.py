@@ -2,7 +2,8 @@
 
 Loss curves do not tell: a collapsed generator has quiet ones. What tells is whether generated
 rows lie where held-out rows lie (precision), whether they reach all of them (coverage), whether
-a nearest-neighbour test can tell the two apart, and whether blurred rows score above clean ones.
+a nearest-neighbour test can tell the two apart, and whether rows thrown far away score above
+the others.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Verdict = Literal["healthy", "degraded", "failed"]
 _NEIGHBOURS = 5
 MIN_COVERAGE = 0.2
 """Below this share of held-out rows reached, the generator has dropped most of the data."""
-BLUR = 6.0
-"""Held-out rows are thrown this many standard deviations about, to see that distance counts."""
-MIN_BLUR_AUROC = 0.9
-"""Blurred rows must outscore clean ones this often."""
+FAR_AWAY = 6.0
+"""Held-out rows are thrown this far in every feature, to see that distance counts."""
+MIN_FAR_AUROC = 0.9
+"""Rows thrown away must outscore those left in place this often."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +107,15 @@ def judge(facts: Mapping[str, float]) -> Health:
     Parameters
     ----------
     facts : mapping
-        Keys `coverage`, `blur_auroc`, `rollbacks`, `finite_scores` (0 or 1), and any others.
+        Keys `coverage`, `far_auroc`, `rollbacks`, `finite_scores` (0 or 1), and any others.
     """
     if not facts["finite_scores"]:
         return Health("failed", ("scores of held-out normal rows are not finite",), facts)
     reasons = []
-    if facts["blur_auroc"] < MIN_BLUR_AUROC:
+    if facts["far_auroc"] < MIN_FAR_AUROC:
         reasons.append(
-            f"rows blurred by {BLUR:g} standard deviations outscore clean ones in only "
-            f"{100 * facts['blur_auroc']:.0f} % of pairs"
+            f"rows thrown {FAR_AWAY:g} standard deviations away outscore the others in only "
+            f"{100 * facts['far_auroc']:.0f} % of pairs"
         )
     if facts["coverage"] < MIN_COVERAGE:
         reasons.append(
