@@ -294,7 +294,7 @@ def _check_parts(e: FeatureEncoder) -> None:
     """Raise ValueError where lengths or positions in a stored encoder contradict each other."""
     n_extra = len(e.indicator_columns) + 2 * len(e.phases)
     n_features = len(e.value_columns) + n_extra + sum(t.features.shape[1] for t in e.tables)
-    lengths = [
+    lengths: list[tuple[str, NDArray[Any], int]] = [
         ("fill", e.fill, len(e.value_columns)),
         ("mean", e.mean, len(e.value_columns)),
         ("scale", e.scale, len(e.value_columns)),
