@@ -1,0 +1,74 @@
+"""Write docs/cli-reference.md from the commands themselves.
+
+    python tests/support/cli_reference.py > docs/cli-reference.md
+
+A test compares the file with what this gives.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from typer.models import ArgumentInfo, OptionInfo
+
+from anomgan_cli.main import app
+
+__all__ = ["cli_reference"]
+
+_HEADER = """\
+# Command line reference
+
+Written by `python tests/support/cli_reference.py`; do not edit. `anomgan COMMAND --help` says the
+same.
+"""
+
+
+def cli_reference() -> str:
+    """Return the page: every command with its arguments and options."""
+    commands = [known.callback for known in app.registered_commands if known.callback is not None]
+    return "\n".join([_HEADER, f"{app.info.epilog}\n", *map(_section, commands)])
+
+
+def _section(command: Callable[..., Any]) -> str:
+    hints = typing.get_type_hints(command, include_extras=True)
+    rows = [
+        _row(name, hints[name], parameter.default)
+        for name, parameter in inspect.signature(command).parameters.items()
+    ]
+    lines = [f"## anomgan {command.__name__}", "", (inspect.getdoc(command) or "").strip(), ""]
+    return "\n".join([*lines, "| option | meaning | default |", "|---|---|---|", *rows, ""])
+
+
+def _row(name: str, hint: Any, default: Any) -> str:
+    kind, *extras = typing.get_args(hint)
+    (info,) = [e for e in extras if isinstance(e, (ArgumentInfo, OptionInfo))]
+    text = (info.help or "").replace("|", "\\|")
+    if isinstance(info, ArgumentInfo):
+        return f"| {info.metavar or name.upper()} | {text} | needed |"
+    # In an annotation the first spelling stands where a default would.
+    spellings = [s for s in (info.default, *(info.param_decls or ())) if isinstance(s, str)]
+    spellings = spellings or ["--" + name.replace("_", "-")]
+    names = ", ".join(f"`{spelling}`" for spelling in spellings)
+    return f"| {names}{_value(kind, info)} | {text} | {_default(default)} |"
+
+
+def _value(kind: Any, info: OptionInfo) -> str:
+    for choice in (kind, *typing.get_args(kind)):
+        if isinstance(choice, type) and issubclass(choice, Enum):
+            return " " + " or ".join(f"`{member.value}`" for member in choice)
+    return "" if kind is bool else f" {info.metavar}"
+
+
+def _default(default: Any) -> str:
+    if default is None or default is False:
+        return ""
+    return f"`{default.value if isinstance(default, Enum) else default}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(cli_reference())
