@@ -86,11 +86,11 @@ def test_clean_takes_frames_and_arrays_alike():
 
 def test_seeds_differ_and_repeat_without_touching_the_global_state():
     dataset = load("wine")
-    before = np.random.get_state()[1].copy()  # noqa: NPY002 (the state under test)
+    before = np.random.get_state()[1].copy()
     first, again, other = (clean_split(dataset.X, dataset.y, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.train_rows, again.train_rows)
     assert set(first.train_rows) != set(other.train_rows)
-    np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    np.testing.assert_array_equal(before, np.random.get_state()[1])
 
 
 def test_standardised_scales_by_the_training_rows():
