@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import elu, pad
+from torch.nn.functional import pad
 
 from anomgan.nets.batched import LEAK, Activation, BatchedMLP
 
@@ -68,7 +68,9 @@ class MLPWeights:
         for i, (weight, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
             x = _product(x, weight) + bias
             if i < last:
-                x = elu(x) if self.activation == "elu" else torch.where(x > 0, x, LEAK * x)
+                # Not torch's elu: it rounds the last values of a block otherwise than the others.
+                below = torch.expm1(x) if self.activation == "elu" else LEAK * x
+                x = torch.where(x > 0, x, below)
             out.append(x)
         return tuple(out)
 

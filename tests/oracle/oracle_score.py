@@ -22,13 +22,13 @@ def invert(generator, preconditioner, pull, x, start, shift, *, n_steps, rate, m
     """Walk n_steps from `start`; return energy and residual of the better of both ends."""
 
     def residual(code):
-        out = np.array(forward(*generator, code)[-1])
+        out = np.array(forward(generator, code)[-1])
         return out + shift - x
 
     start = np.array(start, dtype=np.float64)
     code, velocity = start.copy(), np.zeros_like(start)
     for _ in range(n_steps):
-        slope = jacobian(*generator, code)  # [k, d]
+        slope = jacobian(generator, code)  # [k, d]
         gradient = slope @ residual(code) + pull * (code - start)
         velocity = momentum * velocity - rate * (preconditioner @ gradient)
         code = code + velocity
@@ -48,7 +48,7 @@ def score(model, x, surprise):
     """Contributions by column, then the discriminator's bucket; their sum is the score.
 
     `model` is a dict of float64 arrays and scalars with the names of `FrozenScore`; networks
-    are lists over members of (matrices, biases).
+    are lists over members, each as in `oracle_networks`.
     """
     x = np.array(x, dtype=np.float64)
     n_members = len(model["pull"])
@@ -64,17 +64,17 @@ def score(model, x, surprise):
             return invert(generator, matrix, pull, x, start, shift, **walk)
 
         code = model["memory_codes"][m][anchor]
-        shift = model["memory"][anchor] - np.array(forward(*generator, code)[-1])
+        shift = model["memory"][anchor] - np.array(forward(generator, code)[-1])
         anchored = inverted(code, shift)
         drawn = nearest(model["codebook_rows"][m], x)
         free = [
-            inverted(forward(*model["encoder"][m], x)[-1], 0.0),
+            inverted(forward(model["encoder"][m], x)[-1], 0.0),
             inverted(model["codebook_codes"][m][drawn], 0.0),
         ]
         better = min(free, key=lambda found: found[0])
         energy += (1.0 - model["free_share"]) * share(*anchored) / n_members
         energy += model["free_share"] * share(*better) / n_members
-        log_odds += forward(*model["discriminator"][m], x)[-1][0] / n_members
+        log_odds += forward(model["discriminator"][m], x)[-1][0] / n_members
     contributions = np.array([*surprise, 0.0], dtype=np.float64)
     for feature, column in enumerate(model["feature_column"]):
         contributions[column] += energy[feature] / (2.0 * model["bandwidth"] ** 2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomgan.nets.batched import BatchedMLP
+from anomgan.nets.batched import Activation, BatchedMLP
 from anomgan.scoring.inversion import (
     Inversion,
     InversionSettings,
@@ -26,8 +26,8 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def weights(sizes: tuple[int, ...] = (K, 8, 7, D), *, members: int = M) -> MLPWeights:
-    network = BatchedMLP(members, sizes, generator=seeded())
+def weights(sizes: tuple[int, ...] = (K, 8, 7, D), activation: Activation = "elu") -> MLPWeights:
+    network = BatchedMLP(M, sizes, generator=seeded(), activation=activation)
     with torch.no_grad():
         for layer in network.layers:
             layer.bias.normal_(0.0, 0.5, generator=seeded(3))
@@ -38,9 +38,9 @@ def draw(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=seeded(seed))
 
 
-def one_member(net: MLPWeights, m: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def one_member(net: MLPWeights, m: int) -> tuple[list[np.ndarray], list[np.ndarray], str]:
     matrices = [w[m].double().numpy() for w in net.matrices]
-    return matrices, [b[m, 0].double().numpy() for b in net.biases]
+    return matrices, [b[m, 0].double().numpy() for b in net.biases], net.activation
 
 
 def inversion(net: MLPWeights, *, pull: float = 0.1, **settings: float) -> Inversion:
@@ -52,8 +52,9 @@ def inversion(net: MLPWeights, *, pull: float = 0.1, **settings: float) -> Inver
 # --- Frozen weights -------------------------------------------------------------------------
 
 
-def test_frozen_weights_repeat_the_network_and_are_copies() -> None:
-    network = BatchedMLP(M, (K, 8, 7, D), generator=seeded())
+@pytest.mark.parametrize("activation", ["leaky_relu", "elu"])
+def test_frozen_weights_repeat_the_network_and_are_copies(activation: Activation) -> None:
+    network = BatchedMLP(M, (K, 8, 7, D), generator=seeded(), activation=activation)
     frozen, z = MLPWeights.freeze(network), draw(M, N, K)
     before = frozen(z)
     torch.testing.assert_close(before, network(z).detach())
@@ -65,8 +66,11 @@ def test_frozen_weights_repeat_the_network_and_are_copies() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(K, D), (K, 8, D), (K, 8, 7, D), (2, 20, 1)])
-def test_hand_written_gradient_equals_autograd(sizes: tuple[int, ...]) -> None:
-    net = weights(sizes)
+@pytest.mark.parametrize("activation", ["leaky_relu", "elu"])
+def test_hand_written_gradient_equals_autograd(
+    sizes: tuple[int, ...], activation: Activation
+) -> None:
+    net = weights(sizes, activation)
     code, x = draw(M, N, sizes[0]).requires_grad_(True), draw(M, N, sizes[-1], seed=2)
     (0.5 * (net(code) - x).square().sum()).backward()  # type: ignore[no-untyped-call]
     assert code.grad is not None
@@ -75,13 +79,14 @@ def test_hand_written_gradient_equals_autograd(sizes: tuple[int, ...]) -> None:
     torch.testing.assert_close(gradient, code.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_jacobian_equals_the_chain_rule_in_loops() -> None:
-    net, codes = weights(), draw(M, N, K)
+@pytest.mark.parametrize("activation", ["leaky_relu", "elu"])
+def test_jacobian_equals_the_chain_rule_in_loops(activation: Activation) -> None:
+    net, codes = weights(activation=activation), draw(M, N, K)
     found = jacobian(net, codes)
     assert found.shape == (M, N, K, D)
     for m in range(M):
         for i in range(N):
-            expected = oracle_networks.jacobian(*one_member(net, m), codes[m, i].tolist())
+            expected = oracle_networks.jacobian(one_member(net, m), codes[m, i].tolist())
             np.testing.assert_allclose(found[m, i], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -92,7 +97,7 @@ def test_preconditioner_is_the_inverse_of_the_mean_curvature() -> None:
     for m in range(M):
         curvature = np.zeros((K, K))
         for i in range(N):
-            slope = oracle_networks.jacobian(*one_member(net, m), codes[m, i].tolist())
+            slope = oracle_networks.jacobian(one_member(net, m), codes[m, i].tolist())
             curvature += slope @ slope.T / N
         ridge = float(pull[m]) + 0.1 * np.trace(curvature) / K
         expected = np.linalg.inv(curvature + ridge * np.eye(K))
@@ -101,7 +106,7 @@ def test_preconditioner_is_the_inverse_of_the_mean_curvature() -> None:
 
 def test_preconditioner_of_a_dead_generator_is_finite() -> None:
     net = weights()
-    dead = MLPWeights(tuple(torch.zeros_like(w) for w in net.matrices), net.biases)
+    dead = MLPWeights(tuple(torch.zeros_like(w) for w in net.matrices), net.biases, "elu")
     assert torch.isfinite(preconditioner(dead, draw(M, N, K), torch.zeros(M))).all()
 
 
@@ -122,7 +127,7 @@ def test_walk_equals_the_loop_oracle(anchored: bool) -> None:
             code = start[m, i].double().numpy()
             shift: np.ndarray | float = 0.0
             if offset is not None:
-                given = np.array(oracle_networks.forward(*generator, code)[-1])
+                given = np.array(oracle_networks.forward(generator, code)[-1])
                 shift = offset[m, i].double().numpy() - given
             expected_energy, expected_residual = oracle_score.invert(
                 generator,
@@ -190,9 +195,9 @@ def test_result_is_never_worse_than_the_start(learning_rate: float) -> None:
     energy, residual = inversion(net, n_steps=6, learning_rate=learning_rate)(x, start, None)
     assert bool((energy <= first).all())
     assert bool(torch.isfinite(residual).all())
-    if learning_rate != 0.5:  # every walk diverged: every start was kept
+    if not learning_rate < 1e19:  # every walk diverged: every start was kept
         torch.testing.assert_close(energy, first)
-    else:
+    elif learning_rate == 0.5:
         assert float((energy < first).float().mean()) > 0.9
 
 
@@ -215,6 +220,17 @@ def test_rows_and_members_do_not_see_each_other() -> None:
     bad = x.clone()
     bad[1] = float("nan")
     assert torch.equal(invert(bad, start, None)[0][0], energy[0])
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "elu"])
+def test_a_value_is_bent_the_same_at_the_end_of_a_block(activation: Activation) -> None:
+    """torch's own ELU rounds the values that do not fill a vector register otherwise."""
+    one, zero = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+    net = MLPWeights((one, one), (zero, zero), activation)
+    x = draw(1, 4096, 1)
+    whole = net.activations(x)[0]
+    few = [net.activations(x[:, i : i + 7].contiguous())[0] for i in range(0, 4096, 7)]
+    assert torch.equal(torch.cat(few, dim=1), whole)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 7, 9, 11, 16, 33])

@@ -7,7 +7,7 @@ import oracle_networks
 import pytest
 import torch
 
-from anomgan.nets.batched import LEAK, BatchedLinear, BatchedMLP
+from anomgan.nets.batched import LEAK, Activation, BatchedLinear, BatchedMLP
 from anomgan.nets.tabular import TabularNetworks, TabularSizes
 
 SIZES = TabularSizes(
@@ -24,10 +24,10 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def member(network: BatchedMLP, m: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def member(network: BatchedMLP, m: int) -> tuple[list[np.ndarray], list[np.ndarray], str]:
     matrices = [layer.weight[m].detach().double().numpy() for layer in network.layers]
     biases = [layer.bias[m, 0].detach().double().numpy() for layer in network.layers]
-    return matrices, biases
+    return matrices, biases, network.activation
 
 
 def shaken(network: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
@@ -40,15 +40,17 @@ def shaken(network: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("sizes", [(3, 2), (3, 5, 2), (3, 5, 4, 6, 1)])
-def test_batched_network_equals_loops_over_members_and_rows(sizes: tuple[int, ...]) -> None:
-    network = shaken(BatchedMLP(2, sizes, generator=seeded()))
+@pytest.mark.parametrize("activation", ["leaky_relu", "elu"])
+def test_batched_network_equals_loops_over_members_and_rows(
+    sizes: tuple[int, ...], activation: Activation
+) -> None:
+    network = shaken(BatchedMLP(2, sizes, generator=seeded(), activation=activation))
     x = torch.randn(2, 7, 3, generator=seeded(2))
     out = network(x)
     assert out.shape == (2, 7, sizes[-1])
     for m in range(2):
-        matrices, biases = member(network, m)
         for i in range(7):
-            expected = oracle_networks.forward(matrices, biases, x[m, i].tolist())
+            expected = oracle_networks.forward(member(network, m), x[m, i].tolist())
             np.testing.assert_allclose(out[m, i].detach(), expected[-1], rtol=1e-5, atol=1e-6)
             if len(sizes) > 2:
                 hidden = network.hidden(x)[m, i].detach()
