@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -14,10 +13,6 @@ from anomgan_cli.commands.inspect import inspect
 from anomgan_cli.commands.score import score
 
 __all__ = ["app"]
-
-# Read by OpenMP when torch is loaded: threads that wait yield their core. Spinning ones were
-# measured to slow training sevenfold as soon as another process wants a core.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="anomgan",

@@ -10,12 +10,9 @@ model is exported, and the graph's scores are compared with torch's on all test 
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads
 
 import numpy as np
 import pandas as pd

@@ -9,7 +9,6 @@ reaches a gigabyte.
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import subprocess
 import sys
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=None)
     arguments = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(COLUMNS, COLUMNS)) / COLUMNS**0.5
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,6 @@ one-hot categories of the same split.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -101,7 +100,7 @@ def evaluate(name: str, seed: int) -> dict[str, object]:
 
 def main() -> None:
     """Run the sets and print the table."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="*", default=list(names("tables")))
     parser.add_argument("--seed", type=int, default=0)

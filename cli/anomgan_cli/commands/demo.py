@@ -28,7 +28,7 @@ Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the split a
 MaxTime = Annotated[
     float | None,
     typer.Option(
-        metavar="TIME", parser=parse_duration, help="Longest time for training: 90, 30s, 5m, 1h."
+        metavar="TIME", parser=parse_duration, help="Longest time for all of it: 90, 30s, 5m, 1h."
     ),
 ]
 
