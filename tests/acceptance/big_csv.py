@@ -71,9 +71,8 @@ def main() -> None:
         size = (place / "new.csv").stat().st_size
         with (place / "scores.csv").open("rb") as file:
             scored = sum(1 for _ in file) - 1
-    print(
-        f"{size / 1e6:.0f} MB, {n} rows, {scored} scored in {seconds:.0f} s ({n / seconds:.0f} rows/s)"
-    )
+    speed = f"{n / seconds:.0f} rows/s"
+    print(f"{size / 1e6:.0f} MB, {n} rows, {scored} scored in {seconds:.0f} s ({speed})")
     print(f"peak memory of score {peak / 1e6:.0f} MB (of fit {before * 1024 / 1e6:.0f} MB)")
     if scored != n or peak >= LIMIT_BYTES:
         raise SystemExit("FAILED: rows are missing, or the peak is above a gigabyte")

@@ -78,8 +78,8 @@ def evaluate(name: str, seed: int) -> dict[str, object]:
         model, out = str(place / "model"), str(place / "scores.csv")
         fit_s = run("fit", str(train), "--label", label, "--normal", normal, "-m", model)
         score_s = run("score", str(test), "-m", model, "-o", out, "--keep-columns")
-        scores = pd.read_csv(out, low_memory=False)
-        labels = scores[label].astype(str).str.strip()
+        scores = pd.read_csv(out, low_memory=False, dtype={label: str})
+        labels = scores[label].str.strip()
         y = (labels != normal).to_numpy().astype(int)
         if not y.any():
             raise SystemExit(f"{name}: no anomaly found with label {label} != {normal!r}")
