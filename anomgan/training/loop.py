@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ __all__ = ["Phase", "Progress", "Sampler", "Trainer", "TrainingPlan", "TrainingR
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
-"""Called as ``progress(step, n_steps, facts)`` a few times a second."""
+"""Called as ``progress(step, n_steps, facts)`` a few times a second, and after the last step."""
 
 _SNAPSHOT_STEPS = 50
 """Steps between snapshots: what a roll-back or an interrupt can lose."""
@@ -183,7 +184,8 @@ class Trainer:
         self._step = 0
         self._rate_factor = 1.0
         self._n_steps = plan.n_steps
-        self._sums: dict[str, Tensor] = {}
+        self._pace: tuple[int, float] | None = None
+        self._forget_sums()
 
     def run(
         self,
@@ -211,11 +213,12 @@ class Trainer:
             if stop_requested is not None and stop_requested():
                 self._interrupt(snapshot)
             self._update()
+            self._fit_to_deadline()
             if self._step % _SNAPSHOT_STEPS == 0 or self._step == self._n_steps:
                 snapshot = self._review(snapshot)
-                self._fit_to_deadline(started)
             now = time.monotonic()
-            if progress is not None and now - last_report > _REPORT_S:
+            ended = self._step >= self._n_steps
+            if progress is not None and (ended or now - last_report > _REPORT_S):
                 last_report = now
                 latest = self.record.history[-1] if self.record.history else {}
                 progress(self._step, self._n_steps, latest)
@@ -249,12 +252,13 @@ class Trainer:
             parameter.requires_grad_(False)
         for parameter in own:
             parameter.requires_grad_(True)
+            # None, not zero: what the phase does not touch is then not decayed either.
             parameter.grad = None
         losses = phase.loss()
         total = torch.stack(tuple(losses.values())).sum()
         total.backward()  # type: ignore[no-untyped-call]
-        # A phase that touches part of its player's parameters must not decay the others.
         self.optimizers[phase.player].step()
+        self._runs[phase.name] += 1
         for name, value in losses.items():
             key = f"{phase.name}.{name}"
             value = value.detach() / self.sampler.n_members
@@ -265,9 +269,8 @@ class Trainer:
         return 0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
     def _review(self, snapshot: TrainingState) -> TrainingState:
-        runs = {p.name: math.ceil(_SNAPSHOT_STEPS / p.interval) for p in self.phases}
-        means = {k: float(v) / runs[k.split(".")[0]] for k, v in self._sums.items()}
-        self._sums = {}
+        means = {k: float(v) / self._runs[k.split(".")[0]] for k, v in self._sums.items()}
+        self._forget_sums()
         finite = all(math.isfinite(v) for v in means.values()) and all(
             bool(torch.isfinite(p).all()) for p in self.parameters
         )
@@ -295,17 +298,25 @@ class Trainer:
         self._rate_factor *= 0.5
         return self._snapshot()
 
-    def _fit_to_deadline(self, started: float) -> None:
-        if self.plan.deadline is None or self._step >= self._n_steps:
+    def _fit_to_deadline(self) -> None:
+        """Shorten or stretch the schedule, so that it reaches its end by the deadline."""
+        if self.plan.deadline is None:
             return
         now = time.monotonic()
-        per_step = (now - started) / max(1, self._step - self._first_step)
-        affordable = self._step + int(max(0.0, self.plan.deadline - now) / per_step)
-        if affordable < self.plan.n_steps:
-            self._n_steps = max(self._step, affordable)
-            self.record.stopped_by_deadline = True
+        if self._pace is None:  # the first step warms up and tells nothing of the next ones
+            self._pace = (self._step, now)
+        else:
+            step, since = self._pace
+            per_step = max(1e-9, (now - since) / (self._step - step))
+            affordable = self._step + int(max(0.0, self.plan.deadline - now) / per_step)
+            self._n_steps = min(self.plan.n_steps, affordable)
+        if now >= self.plan.deadline:
+            self._n_steps = self._step
+        self.record.stopped_by_deadline = self._n_steps < self.plan.n_steps
 
-    _first_step = 0
+    def _forget_sums(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._runs: Counter[str] = Counter()
 
     def _snapshot(self) -> TrainingState:
         return TrainingState(
@@ -320,7 +331,8 @@ class Trainer:
         )
 
     def _restore(self, state: TrainingState) -> None:
-        self._step = self._first_step = state.step
+        self._step = state.step
+        self._pace = None
         self._rate_factor = state.rate_factor
         self.record.n_rollbacks = state.n_rollbacks
         self.record.history = [dict(h) for h in state.history]
@@ -332,7 +344,7 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             _set_moments(optimizer, state.optimizers[name])
         self.sampler.rng.set_state(state.rng_state.cpu())
-        self._sums = {}
+        self._forget_sums()
 
     def _interrupt(self, snapshot: TrainingState) -> None:
         if self.checkpointer is None:
