@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anomgan.errors import ModelCorruptError, UsageError
+from anomgan.errors import ModelCorruptError, OutputError, UsageError
 
 __all__ = ["Checkpointer", "TrainingState"]
 
@@ -68,7 +68,13 @@ class Checkpointer:
             self.save(state)
 
     def save(self, state: TrainingState) -> None:
-        """Write the state: complete or not at all."""
+        """Write the state: complete or not at all.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written; a former checkpoint is untouched.
+        """
         tensors = {"rng": state.rng_state}
         tensors |= {f"parameter.{i}": t for i, t in enumerate(state.parameters)}
         tensors |= {f"averaged.{i}": t for i, t in enumerate(state.averaged)}
@@ -83,14 +89,21 @@ class Checkpointer:
             "history": state.history,
             "players": {name: len(moments) for name, moments in state.optimizers.items()},
         }
-        temporary = self.path.with_name(self.path.name + ".writing")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
-            temporary,
-            metadata={"anomgan": json.dumps(facts)},
-        )
-        os.replace(temporary, self.path)
+        temporary = self._temporary()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(
+                {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
+                temporary,
+                metadata={"anomgan": json.dumps(facts)},
+            )
+            os.replace(temporary, self.path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise OutputError(
+                f"the checkpoint {self.path} could not be written ({error}); free some space, or "
+                "choose another place for the model"
+            ) from error
         self._last = time.monotonic()
 
     def load(self, device: torch.device) -> TrainingState | None:
@@ -109,22 +122,31 @@ class Checkpointer:
             with safe_open(self.path, framework="pt", device=str(device)) as file:
                 facts = json.loads((file.metadata() or {})["anomgan"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
-            raise ModelCorruptError(
-                f"{self.path} is not a usable checkpoint ({error}); train again without --resume"
-            ) from error
-        if facts["fingerprint"] != self.fingerprint:
+            fingerprint, state = facts["fingerprint"], _state(facts, tensors)
+        except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OSError) as e:
+            raise self.unusable(e) from e
+        if fingerprint != self.fingerprint:
             raise UsageError(
                 f"the checkpoint {self.path} was made with other rows or parameters; resume with "
                 "the same file and options, or train again without --resume"
             )
-        return _state(facts, tensors)
+        return state
+
+    def unusable(self, error: Exception) -> ModelCorruptError:
+        """Return the error that tells to train from the start."""
+        return ModelCorruptError(
+            f"{self.path} is not a usable checkpoint ({error}); train again without --resume"
+        )
 
     def discard(self) -> None:
         """Remove the checkpoint: the model is saved, nothing is left to resume."""
         self.path.unlink(missing_ok=True)
+        self._temporary().unlink(missing_ok=True)  # a run was killed while it wrote
         if self.path.parent.exists() and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
+
+    def _temporary(self) -> Path:
+        return self.path.with_name(self.path.name + ".writing")
 
 
 def _state(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingState:

@@ -201,12 +201,17 @@ class Trainer:
             When `stop_requested` turned true; the last snapshot is in the checkpoint.
         TrainingError
             When losses stay non-finite after several roll-backs.
+        ModelCorruptError, UsageError
+            When the checkpoint to resume from is damaged, or of other rows or parameters.
         """
         started = time.monotonic()
         if self.checkpointer is not None:
             state = self.checkpointer.load(self.sampler.data.device)
             if state is not None:
-                self._restore(state)
+                try:
+                    self._restore(state)
+                except (KeyError, ValueError, RuntimeError) as error:  # of another network
+                    raise self.checkpointer.unusable(error) from error
         snapshot = self._snapshot()
         last_report = 0.0
         while self._step < self._n_steps:
