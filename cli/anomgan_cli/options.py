@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from enum import StrEnum
 from typing import Annotated
 
@@ -19,6 +20,7 @@ __all__ = [
     "Provider",
     "Quiet",
     "parse_duration",
+    "time_left",
 ]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -46,6 +48,13 @@ class Provider(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+
+
+def time_left(max_time: float | None, started: float) -> float | None:
+    """Return what reading and loading have left of `max_time` since `started`, in seconds."""
+    if max_time is None:
+        return None
+    return max(1.0, max_time - (time.monotonic() - started))
 
 
 def parse_duration(text: str) -> float:

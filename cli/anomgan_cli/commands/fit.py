@@ -16,6 +16,7 @@ from anomgan_cli.options import (
     OnBadRow,
     Quiet,
     parse_duration,
+    time_left,
 )
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def fit(
     debug: Debug = False,
 ) -> None:
     """Learn what normal rows look like; writes a model directory."""
+    started = time.monotonic()
     from anomgan.bundle import require_free
     from anomgan.calibration import require_rate
     from anomgan.tables import Schema, SchemaOptions, open_table
@@ -127,7 +129,7 @@ def fit(
             overwrite=force,
             progress=progress,
             resume=resume,
-            max_time=max_time,
+            max_time=time_left(max_time, started),
         )
     if not quiet:
         say_fit(bundle.manifest, model)
