@@ -69,7 +69,7 @@ def coverage(real: Tensor, generated: Tensor, *, k: int = _NEIGHBOURS) -> float:
     k : int
     """
     radius = _radius(real, k)  # [n]
-    return float((torch.cdist(real, generated).min(dim=1).values <= radius).float().mean())
+    return float((_distances(real, generated).min(dim=1).values <= radius).float().mean())
 
 
 def precision(real: Tensor, generated: Tensor, *, k: int = _NEIGHBOURS) -> float:
@@ -78,7 +78,7 @@ def precision(real: Tensor, generated: Tensor, *, k: int = _NEIGHBOURS) -> float
     Kynkaanniemi et al. (2019), "Improved precision and recall metric", eq. 2.
     """
     radius = _radius(real, k)
-    return float((torch.cdist(generated, real) <= radius).any(dim=1).float().mean())
+    return float((_distances(generated, real) <= radius).any(dim=1).float().mean())
 
 
 def two_sample_accuracy(real: Tensor, generated: Tensor) -> float:
@@ -88,7 +88,7 @@ def two_sample_accuracy(real: Tensor, generated: Tensor) -> float:
     """
     n = min(len(real), len(generated))
     both = torch.cat([real[:n], generated[:n]])
-    distance = torch.cdist(both, both)
+    distance = _distances(both, both)
     distance.fill_diagonal_(torch.inf)
     from_real = distance.argmin(dim=1) < n
     is_real = torch.arange(2 * n, device=real.device) < n
@@ -96,9 +96,20 @@ def two_sample_accuracy(real: Tensor, generated: Tensor) -> float:
 
 
 def _radius(rows: Tensor, k: int) -> Tensor:
-    k = min(k, len(rows) - 1)
+    """Distance of each row to the k-th nearest row that differs from it, [n].
+
+    Twins do not count: in tables of flags most rows have some, and balls of radius 0 would
+    reach no generated row.
+    """
+    distinct, place = torch.unique(rows, dim=0, return_inverse=True)
+    k = min(k, len(distinct) - 1)
     # The row itself is its own nearest neighbour, hence k + 1.
-    return torch.cdist(rows, rows).kthvalue(k + 1, dim=1).values
+    return _distances(distinct, distinct).kthvalue(k + 1, dim=1).values[place]
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Distances [n, g], float64: far rows' squared norms would drown them in float32."""
+    return torch.cdist(a.double(), b.double())
 
 
 def judge(facts: Mapping[str, float]) -> Health:

@@ -8,8 +8,9 @@ def distance(a, b):
 
 
 def radius(rows, i, k):
-    """Distance of row i to its k-th nearest other row."""
-    others = sorted(distance(rows[i], rows[j]) for j in range(len(rows)) if j != i)
+    """Distance of row i to the k-th nearest row that differs from it; twins count once."""
+    own = tuple(rows[i])
+    others = sorted(distance(own, other) for other in {tuple(row) for row in rows} - {own})
     return others[min(k, len(others)) - 1]
 
 
