@@ -112,16 +112,16 @@ def latent_dimension(
     rows : Tensor [n, d]
     share : float
     smallest, largest : int
-        Bounds; the result is also below d where d > 2.
+        Bounds; the result is also below d where d > 1.
     """
-    centred = (rows - rows.mean(dim=0)).double()
+    rows = rows.double()
+    centred = rows - rows.mean(dim=0)
     covariance = centred.T @ centred / max(1, len(rows) - 1)
     values = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0.0)
     total = float(values.sum())
-    if total <= 0.0:
-        return min(smallest, rows.shape[1])
-    cumulative = torch.cumsum(values, 0) / total
-    needed = int((cumulative < share).sum()) + 1
+    needed = 1
+    if total > 0.0:
+        needed += int((torch.cumsum(values, 0) / total < share).sum())
     return max(1, min(max(needed, smallest), largest, max(1, rows.shape[1] - 1)))
 
 
