@@ -101,7 +101,8 @@ def test_two_processes_give_the_same_bytes(
             for m in (uninterrupted, tmp_path / "again")
         ]
         if name.endswith("npz"):
-            assert all((arrays[0][k] == arrays[1][k]).all() for k in arrays[0].files)
+            for key in arrays[0].files:
+                np.testing.assert_array_equal(arrays[0][key], arrays[1][key])
         else:
             assert arrays[0] == arrays[1]
 

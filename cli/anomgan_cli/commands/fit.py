@@ -108,8 +108,8 @@ def fit(
     with open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad) as reader:
         source = reader.source
         frame = _normal_rows(_read(reader), label, normal, source)
-    kinds = (tuple(names or ()) for names in (drop, categorical, numeric))
-    options = SchemaOptions(*kinds, id_column=id_column, label=label)
+    drop, categorical, numeric = drop or [], categorical or [], numeric or []
+    options = SchemaOptions(tuple(drop), tuple(categorical), tuple(numeric), id_column, label)
     schema = Schema.infer(frame, options, source=source)  # bad input is told before torch loads
     if not quiet:
         say_schema(schema)
