@@ -255,7 +255,7 @@ class FrozenScore:
 def _by_feature(energy: Tensor, residual: Tensor) -> Tensor:
     """Share an energy [m, n] among features as the squared residual [m, n, d] is."""
     square = residual.square()
-    # Where the residual is exactly zero the start was kept, and the energy is zero too.
+    # The floor is for rows given back exactly, whose energy is zero: nothing is to be shared.
     return square * (energy / square.sum(dim=2).clamp(min=1e-30)).unsqueeze(2)
 
 
@@ -271,5 +271,5 @@ _PLAIN = (
 
 
 def _series(tensors: Mapping[str, Tensor], net: str, part: str) -> tuple[Tensor, ...]:
-    n = sum(key.startswith(f"{net}.") and key.endswith(f".{part}") for key in tensors)
-    return tuple(tensors[f"{net}.{i}.{part}"] for i in range(max(n, 1)))
+    layers = {key.split(".")[1] for key in tensors if key.startswith(f"{net}.")}
+    return tuple(tensors[f"{net}.{i}.{part}"] for i in range(max(len(layers), 1)))

@@ -1,0 +1,67 @@
+"""What holds for the score of any rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_flagship import fitted
+
+from anomgan.scoring.frozen import FLOOR, Scored
+from anomgan.scoring.memory import nearest
+from anomgan.tables.encoding import FAR
+
+D = 3
+VALUES = st.floats(-FAR, FAR, width=32) | st.floats(-3, 3, width=32) | st.integers(-2, 2).map(float)
+ROWS = st.lists(st.lists(VALUES, min_size=D, max_size=D), min_size=1, max_size=8)
+
+
+def run(rows: torch.Tensor) -> Scored:
+    score = fitted(D).score
+    return score(rows, torch.zeros(len(rows), D))
+
+
+@given(ROWS)
+@settings(max_examples=60, deadline=None)
+def test_scores_are_finite_bounded_below_and_the_sum_of_their_parts(rows: list[list[float]]):
+    scored = run(torch.tensor(rows))
+    assert bool(torch.isfinite(scored.contributions).all())
+    assert bool((scored.contributions >= 0.0).all())
+    assert bool((scored.score >= FLOOR).all())
+    torch.testing.assert_close(
+        scored.contributions.double().sum(dim=1), scored.score.double(), rtol=1e-6, atol=0.0
+    )
+
+
+@given(ROWS, st.data())
+@settings(max_examples=60, deadline=None)
+def test_scores_of_a_selection_are_the_selected_scores(rows: list[list[float]], data: Any):
+    x = torch.tensor(rows)
+    index = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=300))
+    whole, some = run(x), run(x[index])
+    assert torch.equal(some.score, whole.score[index])
+    assert torch.equal(some.contributions, whole.contributions[index])
+
+
+@given(ROWS, ROWS)
+@settings(max_examples=60, deadline=None)
+def test_scores_of_two_tables_are_the_scores_of_each(a: list[list[float]], b: list[list[float]]):
+    one, other, both = run(torch.tensor(a)), run(torch.tensor(b)), run(torch.tensor(a + b))
+    assert torch.equal(both.score, torch.cat([one.score, other.score]))
+    assert torch.equal(both.contributions, torch.cat([one.contributions, other.contributions]))
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(-3, 3)] * 2), min_size=1, max_size=12, unique=True),
+    st.lists(st.tuples(*[st.integers(-8, 8)] * 2), min_size=1, max_size=12),
+)
+@settings(max_examples=100, deadline=None)
+def test_nearest_row_of_a_grid_is_the_first_of_the_nearest(
+    memory: list[tuple[int, int]], rows: list[tuple[int, int]]
+):
+    gaps = [[(a - c) ** 2 + (b - d) ** 2 for c, d in memory] for a, b in rows]
+    found = nearest(torch.tensor(memory).float(), torch.tensor(rows).float())
+    assert found.tolist() == np.argmin(gaps, axis=1).tolist()

@@ -1,0 +1,308 @@
+"""The frozen score: against plain loops, far from all data, and in any company."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import oracle_score
+import pytest
+import torch
+from tiny_flagship import fitted
+from torch import Tensor
+
+from anomgan.errors import ModelCorruptError
+from anomgan.scoring.frozen import FLOOR, FrozenScore, Scored, ScoreSettings
+from anomgan.scoring.inversion import MLPWeights
+
+WIDTHS = [1, 2, 5, 9, 13]
+"""Odd numbers of columns, where matrix products take the kernels for left-over columns."""
+
+
+def draw(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def score_of(d: int) -> FrozenScore:
+    return fitted(d).score
+
+
+def normal_rows(d: int, n: int = 150) -> Tensor:
+    """Encoded training rows (no copies of the memory are needed: they are the memory)."""
+    return score_of(d).memory[:n]
+
+
+def run(score: FrozenScore, x: Tensor, surprise: Tensor | None = None) -> Scored:
+    return score(x, x.new_zeros(len(x), score.n_columns) if surprise is None else surprise)
+
+
+def same(a: Scored, b: Scored) -> bool:
+    return torch.equal(a.score, b.score) and torch.equal(a.contributions, b.contributions)
+
+
+def take(scored: Scored, index: Any) -> Scored:
+    return Scored(scored.score[index], scored.contributions[index])
+
+
+# --- Against the oracle ---------------------------------------------------------------------
+
+
+def network(weights: MLPWeights) -> list[tuple[list[np.ndarray], list[np.ndarray], str]]:
+    return [
+        (
+            [w[m].double().numpy() for w in weights.matrices],
+            [b[m, 0].double().numpy() for b in weights.biases],
+            weights.activation,
+        )
+        for m in range(weights.matrices[0].shape[0])
+    ]
+
+
+def plain(score: FrozenScore) -> dict[str, Any]:
+    """The model as float64 arrays, for `oracle_score`."""
+    walk = score.settings.inversion
+    arrays = {
+        name: getattr(score, name).double().numpy()
+        for name in (
+            "memory",
+            "memory_codes",
+            "codebook_rows",
+            "codebook_codes",
+            "preconditioner",
+            "pull",
+        )
+    }
+    return arrays | {
+        "generator": network(score.generator),
+        "encoder": network(score.encoder),
+        "discriminator": network(score.discriminator),
+        "feature_column": score.feature_column.tolist(),
+        "n_steps": walk.n_steps,
+        "rate": walk.learning_rate,
+        "momentum": walk.momentum,
+        "bandwidth": score.settings.bandwidth,
+        "free_share": score.settings.free_share,
+        "discriminator_median": score.settings.discriminator_median,
+        "discriminator_bound": score.settings.discriminator_bound,
+    }
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_score_equals_plain_loops(d: int) -> None:
+    score = score_of(d)
+    x = torch.cat([normal_rows(d, 4), draw(4, d), 10.0 * draw(3, d, seed=2), 1e4 * draw(1, d)])
+    surprise = torch.rand(len(x), d, generator=torch.Generator().manual_seed(3))
+    found, model = run(score, x, surprise), plain(score)
+    for i in range(len(x)):
+        expected = oracle_score.score(model, x[i].tolist(), surprise[i].tolist())
+        np.testing.assert_allclose(found.contributions[i], expected, rtol=2e-3, atol=2e-4)
+        assert float(found.score[i]) == pytest.approx(expected.sum(), rel=1e-4)
+
+
+def test_features_of_one_column_add_up() -> None:
+    score = score_of(5)
+    merged = replace(score, feature_column=torch.tensor([1, 0, 1, 1, 0]), n_columns=3)
+    x = draw(20, 5)
+    single, joint = run(score, x).contributions, run(merged, x).contributions
+    torch.testing.assert_close(joint[:, 0], single[:, [1, 4]].sum(dim=1))
+    torch.testing.assert_close(joint[:, 1], single[:, [0, 2, 3]].sum(dim=1))
+    assert not joint[:, 2].any()  # a column without features, for its surprise only
+    assert torch.equal(joint[:, 3], single[:, 5])
+
+
+@pytest.mark.parametrize("free_share", [0.0, 1.0])
+def test_share_of_the_free_reconstruction(free_share: float) -> None:
+    score = score_of(2)
+    score = replace(score, settings=replace(score.settings, free_share=free_share))
+    x = draw(6, 2)
+    for row, found in zip(x.tolist(), run(score, x).contributions, strict=True):
+        expected = oracle_score.score(plain(score), row, [0.0, 0.0])
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-4)
+    anchored = run(score, normal_rows(2)).contributions[:, :-1]
+    # A memory row is its own anchor and is given back exactly; the generator alone does not.
+    assert bool((anchored == 0.0).all()) == (free_share == 0.0)
+
+
+# --- Contributions --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", WIDTHS)
+def test_contributions_sum_to_the_score_and_are_never_negative(d: int) -> None:
+    x = torch.cat([normal_rows(d), draw(100, d), 100.0 * draw(50, d), torch.zeros(1, d)])
+    scored = run(score_of(d), x)
+    assert scored.score.shape == (len(x),)
+    assert scored.contributions.shape == (len(x), d + 1)
+    assert scored.score.dtype == scored.contributions.dtype == torch.float32
+    assert bool((scored.contributions >= 0.0).all())
+    assert bool((scored.score >= FLOOR).all())
+    torch.testing.assert_close(
+        scored.contributions.double().sum(dim=1), scored.score.double(), rtol=1e-6, atol=0.0
+    )
+    bound = score_of(d).settings.discriminator_bound
+    bucket = scored.contributions[:, -1]
+    assert float(bucket.min()) >= FLOOR
+    assert float(bucket.max()) <= 2 * bound + FLOOR
+
+
+def test_surprise_is_added_to_its_own_column() -> None:
+    score, x = score_of(5), draw(8, 5)
+    surprise = torch.zeros(8, 5)
+    surprise[3, 2] = 6.0
+    without, scored = run(score, x), run(score, x, surprise)
+    added = scored.contributions - without.contributions
+    assert float(added[3, 2]) == pytest.approx(6.0, abs=1e-5)
+    added[3, 2] = 0.0
+    assert not added.any()
+    assert float(scored.score[3] - without.score[3]) == pytest.approx(6.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("column", range(5))
+def test_a_column_far_out_is_blamed(column: int) -> None:
+    x = normal_rows(5, 40).clone()
+    x[:, column] += 100.0
+    blamed = run(score_of(5), x).contributions.argmax(dim=1)
+    assert float((blamed == column).float().mean()) > 0.9
+
+
+# --- Far out --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", WIDTHS)
+@pytest.mark.parametrize("far", [1e2, 1e3, 1e4, 1e5, 1e6])
+def test_far_rows_score_above_all_normal_rows_and_stay_finite(d: int, far: float) -> None:
+    normal = run(score_of(d), normal_rows(d)).score.max()
+    direction = torch.nn.functional.normalize(draw(60, d), dim=1)
+    single = torch.cat([torch.eye(d), -torch.eye(d)])
+    scored = run(score_of(d), far * torch.cat([direction, single]))
+    assert bool(torch.isfinite(scored.contributions).all())
+    assert bool(torch.isfinite(scored.score).all())
+    assert float(scored.score.min()) > float(normal)
+
+
+@pytest.mark.parametrize("d", WIDTHS)
+def test_score_rises_along_a_ray_far_out(d: int) -> None:
+    distance = torch.logspace(1.5, 6.0, 60)
+    for direction in torch.nn.functional.normalize(draw(12, d), dim=1):
+        scored = run(score_of(d), distance.unsqueeze(1) * direction)
+        steps = scored.score.diff()
+        assert bool((steps > 0.0).all())
+
+
+# --- Purity ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=WIDTHS)
+def crowd(request: pytest.FixtureRequest) -> tuple[FrozenScore, Tensor, Scored]:
+    """A score, 600 rows near and far, and what they score together."""
+    d = request.param
+    x = torch.cat([normal_rows(d, 90), 2.0 * draw(500, d), 1e4 * draw(10, d)])
+    return score_of(d), x, run(score_of(d), x)
+
+
+Crowd = tuple[FrozenScore, Tensor, Scored]
+
+
+def test_rows_score_the_same_alone(crowd: Crowd) -> None:
+    score, x, together = crowd
+    for i in (0, 7, 100, 255, 256, 300, 511, 599):
+        assert same(run(score, x[i : i + 1]), take(together, slice(i, i + 1)))
+
+
+def test_rows_score_the_same_shuffled(crowd: Crowd) -> None:
+    score, x, together = crowd
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    assert same(run(score, x[order]), take(together, order))
+
+
+@pytest.mark.parametrize("size", [2, 7, 100, 255, 256, 257, 599])
+def test_rows_score_the_same_in_any_chunks(crowd: Crowd, size: int) -> None:
+    score, x, together = crowd
+    if size < 10:  # hundreds of passes: a few of them tell as much
+        x, together = x[: 12 * size], take(together, slice(12 * size))
+    parts = [run(score, x[i : i + size]) for i in range(0, len(x), size)]
+    joined = Scored(
+        torch.cat([p.score for p in parts]), torch.cat([p.contributions for p in parts])
+    )
+    assert same(joined, together)
+
+
+@pytest.mark.parametrize("company", [1e6, float("inf"), float("nan")])
+def test_a_row_does_not_notice_its_company(crowd: Crowd, company: float) -> None:
+    score, x, together = crowd
+    crowded = x.clone()
+    crowded[1::2] = company
+    assert same(take(run(score, crowded), slice(0, None, 2)), take(together, slice(0, None, 2)))
+
+
+@pytest.mark.parametrize(
+    "lay_out",
+    [
+        lambda x: torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape),  # odd address
+        lambda x: x.T.contiguous().T,  # column by column
+        lambda x: torch.cat([x, x], dim=1)[:, : x.shape[1]],  # gaps between rows
+    ],
+)
+def test_bits_do_not_depend_on_where_the_rows_lie_in_memory(
+    crowd: Crowd, lay_out: Callable[[Tensor], Tensor]
+) -> None:
+    score, x, together = crowd
+    assert same(run(score, lay_out(x)), together)
+
+
+def fingerprint(score: FrozenScore) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(score.tensors().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_scoring_changes_no_weight_no_input_and_no_random_state() -> None:
+    score, x = score_of(5), draw(300, 5)
+    before, rows = fingerprint(score), x.clone()
+    surprise = torch.ones(300, 5)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    first = run(score, x, surprise)
+    assert same(run(score, x, surprise), first)
+    assert fingerprint(score) == before
+    assert torch.equal(x, rows)
+    assert bool((surprise == 1.0).all())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert random.getstate() == states[2]
+    assert not first.score.requires_grad
+
+
+def test_no_row_gives_no_score() -> None:
+    scored = run(score_of(5), torch.zeros(0, 5))
+    assert scored.score.shape == (0,)
+    assert scored.contributions.shape == (0, 6)
+
+
+# --- Keeping --------------------------------------------------------------------------------
+
+
+def test_round_trip_through_tensors_and_json_gives_the_same_bits() -> None:
+    score, x = score_of(5), draw(50, 5)
+    settings = ScoreSettings.from_dict(json.loads(json.dumps(score.settings.to_dict())))
+    assert settings == score.settings
+    tensors = {name: t.clone() for name, t in score.tensors().items()}
+    rebuilt = FrozenScore.from_tensors(tensors, n_columns=score.n_columns, settings=settings)
+    assert same(run(rebuilt, x), run(score, x))
+    assert fingerprint(rebuilt) == fingerprint(score)
+    assert all(t.is_contiguous() for t in tensors.values())
+
+
+@pytest.mark.parametrize(
+    "name", ["memory", "pull", "generator.0.weight", "encoder.2.bias", "discriminator.1.weight"]
+)
+def test_missing_tensor_is_named(name: str) -> None:
+    score = score_of(5)
+    tensors = score.tensors()
+    del tensors[name]
+    with pytest.raises(ModelCorruptError, match=r"the weights lack the tensor .*; refit"):
+        FrozenScore.from_tensors(tensors, n_columns=5, settings=score.settings)
