@@ -117,7 +117,8 @@ def test_values_equal_exact_fractions(column: list[float]):
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=200))
 @settings(max_examples=60, deadline=None)
 def test_a_category_weighs_as_its_frequency_says(column: list[str]):
-    schema = Schema.infer(pl.DataFrame({"c": column}), SchemaOptions(detect_set_aside=False))
+    options = SchemaOptions(categorical=("c",), detect_set_aside=False)
+    schema = Schema.infer(pl.DataFrame({"c": column}), options)
     cells = np.array(column, dtype=object).reshape(-1, 1)
     rows = Rows(np.empty((len(column), 0)), cells, None, 1)
     encoded = FeatureEncoder.fit(schema, rows).transform(rows)

@@ -12,13 +12,13 @@ def test_linear_discriminator_costs_its_squared_weights() -> None:
     w = torch.tensor([[3.0, 4.0], [1.0, -2.0]])  # [m, d]
     x = torch.randn(2, 9, 2, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     logits = (x * w.unsqueeze(1)).sum(dim=2) + 7.0  # [m, n]
-    assert float(zero_centred_penalty(logits, x)) == pytest.approx(25.0 + 5.0)
+    assert zero_centred_penalty(logits, x).item() == pytest.approx(25.0 + 5.0)
 
 
 def test_quadratic_discriminator_costs_the_mean_square_distance() -> None:
     x = torch.tensor([[[1.0, 2.0], [0.0, 3.0]]], requires_grad=True)
     logits = 0.5 * x.square().sum(dim=2)  # the gradient is x itself
-    assert float(zero_centred_penalty(logits, x)) == pytest.approx((5.0 + 9.0) / 2)
+    assert zero_centred_penalty(logits, x).item() == pytest.approx((5.0 + 9.0) / 2)
 
 
 def test_penalty_can_be_minimised() -> None:
@@ -31,4 +31,4 @@ def test_penalty_can_be_minimised() -> None:
 
 def test_constant_discriminator_costs_nothing() -> None:
     x = torch.ones(2, 3, 4, requires_grad=True)
-    assert float(zero_centred_penalty(0.0 * x.sum(dim=2), x)) == 0.0
+    assert zero_centred_penalty(0.0 * x.sum(dim=2), x).item() == 0.0
