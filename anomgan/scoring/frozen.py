@@ -175,7 +175,7 @@ class FrozenScore:
     def _chunk(self, features: Tensor, surprise: Tensor) -> Tensor:
         n = len(features)
         rows = features.new_zeros(_CHUNK, features.shape[1])
-        rows[:n] = features  # a copy even of a full pass: products round by memory alignment too
+        rows[:n] = features  # a copy even of a full pass: products may round by alignment too
         contributions = self.contributions(rows)[:n]
         contributions[:, :-1] += surprise
         return contributions
