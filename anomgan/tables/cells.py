@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +29,8 @@ _THOUSANDS = r"[0-9]{1,3}(?:[,' ][0-9]{3})+(?:\.[0-9]+)?"
 _DECIMAL_COMMA = r"(?:[0-9]{1,3}(?:\.[0-9]{3})+|[0-9]*),[0-9]+"
 GROUPED_NUMBER = rf"^[+-]?(?:{_THOUSANDS}|{_DECIMAL_COMMA})(?:[eE][+-]?[0-9]+)?$"
 """Numbers with thousands separators or a decimal comma, which are refused, never guessed."""
+
+_PLAIN_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 _BOOLEANS = {"true": 1.0, "t": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "f": 0.0}
 _BOOLEANS |= {"0": 0.0, "0.0": 0.0}
@@ -62,6 +66,8 @@ def text_cells(series: pl.Series) -> pl.Series:
     dtype = series.dtype
     if is_text(dtype):
         return text_or_null(series.cast(pl.String))
+    if dtype == pl.Duration:
+        return series.dt.to_string("iso")
     if dtype == pl.Boolean:
         return series.replace_strict({True: "True", False: "False"}, return_dtype=pl.String)
     if dtype.is_float() or dtype.is_decimal():
@@ -109,13 +115,13 @@ def describe_bad_cell(value: object, kind: ColumnKind, datetime_format: str | No
     text = str(value).strip(WHITE_SPACE)
     if text.lower().lstrip("+-") in ("inf", "infinity") or _overflows(text):
         return f"{shown} is infinite"
-    if pl.Series([text]).str.contains(GROUPED_NUMBER).item():
+    if re.search(GROUPED_NUMBER, text):
         return f"{shown} is not a number (thousands separator or decimal comma)"
     return f"{shown} is not a number"
 
 
 def _overflows(text: str) -> bool:
-    return bool(pl.Series([text]).cast(pl.Float64, strict=False).is_infinite().fill_null(False)[0])
+    return _PLAIN_NUMBER.fullmatch(text) is not None and math.isinf(float(text))
 
 
 def _missing(series: pl.Series) -> NDArray[np.bool_]:

@@ -193,9 +193,10 @@ def _ranged(
     """Make a column with a training range, or tell every cell that cannot be read."""
     name = series.name
     if parsed.bad.any():
+        where, cells = np.flatnonzero(parsed.bad).tolist(), series.filter(pl.Series(parsed.bad))
         faults = [
-            f"row {i + 1}, column {name!r}: {describe_bad_cell(series[i], kind, datetime_format)}"
-            for i in np.flatnonzero(parsed.bad).tolist()
+            f"row {i + 1}, column {name!r}: {describe_bad_cell(value, kind, datetime_format)}"
+            for i, value in zip(where, cells.to_list(), strict=True)
         ]
         return Study(faults=faults, remedies=[flag("--categorical", name), flag("--drop", name)])
     present = parsed.values[~np.isnan(parsed.values)]

@@ -82,8 +82,9 @@ def read_numbers(
             continue
         parsed = _parsed(series, column)
         numeric[:, i] = parsed.values
-        for row in np.flatnonzero(parsed.bad).tolist():
-            what = describe_bad_cell(series[row], column.kind, column.datetime_format)
+        cells = series.filter(pl.Series(parsed.bad)).to_list()
+        for row, value in zip(np.flatnonzero(parsed.bad).tolist(), cells, strict=True):
+            what = describe_bad_cell(value, column.kind, column.datetime_format)
             bad.setdefault(row, []).append(f"column {column.name!r}: {what}")
     return numeric, bad
 

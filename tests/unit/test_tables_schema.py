@@ -454,3 +454,12 @@ def test_damaged_dict_is_refused(schema: Schema, path: str, value: Any, message:
 def test_what_is_no_dict_is_refused(data: object) -> None:
     with pytest.raises(SchemaError, match=r"^schema: schema is .*, expected an object$"):
         Schema.from_dict(data)
+
+
+@pytest.mark.parametrize("option", ["categorical", "constant"])
+def test_durations_can_be_written_out(option: str) -> None:
+    spans = [dt.timedelta(seconds=1 if option == "constant" else i % 3) for i in range(N)]
+    if option == "constant":
+        assert kind_of(pl.Series(spans)) == "constant"
+    else:
+        assert kind_of(pl.Series(spans), categorical=("c",)) == "categorical"
