@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class ScoreSummary:
     top : tuple of TopRow
         The most abnormal rows, flagged or not, the highest score first.
     faults : tuple of str
-        Why the first rows without a score have none.
+        Which the first rows without a score are, and why they have none.
     """
 
     n_rows: int
@@ -149,17 +149,24 @@ def _table(
     raw = item.batch.frame
     identifier = scorer.schema.id_column
     if identifier in raw.columns:
-        columns.append(_renamed(raw[identifier]))
+        columns.append(_renamed(raw[identifier], raw.columns))
     columns += [own["score"], own["p_value"], own["is_anomaly"]]
     if reasons is not None:
         columns.append(pl.Series("reason", reasons, dtype=pl.String))
     if keep_columns:
-        columns += [_renamed(raw[name]) for name in raw.columns if name != identifier]
+        kept = [name for name in raw.columns if name != identifier]
+        columns += [_renamed(raw[name], raw.columns) for name in kept]
     return pl.DataFrame(columns)
 
 
-def _renamed(column: pl.Series) -> pl.Series:
-    return column.alias(f"input_{column.name}") if column.name in _OWN else column
+def _renamed(column: pl.Series, others: Sequence[str]) -> pl.Series:
+    """Give a column of the table that has the name of one of ours a name that none has."""
+    if column.name not in _OWN:
+        return column
+    name = f"input_{column.name}"
+    while name in others:
+        name = f"input_{name}"
+    return column.alias(name)
 
 
 def _require_other_file(source: str, output: str) -> None:
@@ -190,7 +197,8 @@ class _Tally:
         self._n_anomalies += int(verdicts.is_anomaly.sum())
         self._n_unreadable += len(item.rows.faults)
         room = _TOP_ROWS - len(self._faults)
-        self._faults += [item.rows.faults[i] for i in sorted(item.rows.faults)[:room]]
+        faults = item.rows.faults
+        self._faults += [f"{item.batch.place(i)}, {faults[i]}" for i in sorted(faults)[:room]]
         self._keep_top(item)
 
     def _keep_top(self, item: ScoredBatch) -> None:

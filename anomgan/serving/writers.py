@@ -105,11 +105,8 @@ class _CsvWriter:
 
     def write(self, frame: pl.DataFrame) -> None:
         for name, kind in frame.schema.items():
-            if kind.is_nested() or kind in (pl.Binary, pl.Object):
-                raise UsageError(
-                    f"column {name!r} ({kind}) does not fit into CSV; use --format parquet or "
-                    "jsonl, or leave --keep-columns out"
-                )
+            if kind.is_nested() or kind in (pl.Binary, pl.Object, pl.Duration):
+                raise _misfit(name, kind, "CSV", "parquet or jsonl")
         text = neutralised(frame).write_csv(None, include_header=not self._begun)
         self._begun = True
         self._file.write(text.encode())
@@ -120,6 +117,9 @@ class _JsonLinesWriter:
         self._file = file
 
     def write(self, frame: pl.DataFrame) -> None:
+        for name, kind in frame.schema.items():
+            if _holds_bytes(kind):  # Polars panics
+                raise _misfit(name, kind, "JSON lines", "parquet")
         self._file.write(frame.write_ndjson(None).encode())
 
 
@@ -157,6 +157,21 @@ class _ParquetWriter:
             raise _failure(self._file.path, error) from error
         self._held = []
         self._n_parts += 1
+
+
+def _holds_bytes(kind: pl.DataType) -> bool:
+    if isinstance(kind, pl.Struct):
+        return any(_holds_bytes(entry.dtype) for entry in kind.fields)  # type: ignore[arg-type]
+    if isinstance(kind, pl.List | pl.Array):
+        return _holds_bytes(kind.inner)  # type: ignore[arg-type]
+    return kind in (pl.Binary, pl.Object)
+
+
+def _misfit(name: str, kind: pl.DataType, what: str, others: str) -> UsageError:
+    return UsageError(
+        f"column {name!r} ({kind}) does not fit into {what}; use --format {others}, or leave "
+        "--keep-columns out"
+    )
 
 
 def _failure(path: str, error: Exception) -> OutputError:

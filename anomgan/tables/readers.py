@@ -61,6 +61,11 @@ class Batch:
     line_numbers: NDArray[np.int64] | None = None
     faults: dict[int, str] = field(default_factory=dict)
 
+    def place(self, i: int) -> str:
+        """Return ``row 17``, or ``row 17 (line 19)``, for the row `i` (0-based) of this batch."""
+        row = f"row {self.first_row + i}"
+        return row if self.line_numbers is None else f"{row} (line {self.line_numbers[i]})"
+
 
 class TableReader(ABC):
     """An iterable of `Batch`; every iteration starts anew from the first row.

@@ -169,7 +169,7 @@ class Schema:
     def _unfit(self, missing: list[str], bad: dict[int, list[str]], batch: Batch) -> SchemaError:
         names = batch.frame.columns
         faults = [f"column {name!r} is missing{did_you_mean(name, names)}" for name in missing]
-        cells = [f"{_place(batch, i)}, {text}" for i in sorted(bad) for text in bad[i]]
+        cells = [f"{batch.place(i)}, {text}" for i in sorted(bad) for text in bad[i]]
         remedies = []
         if missing:
             known = quoted_names(names)
@@ -189,11 +189,6 @@ class Schema:
         faults = [*faults, *cells]
         message = listing(f"{batch.source}: {what}", faults, "; ".join(remedies))
         return SchemaError(message, faults)
-
-
-def _place(batch: Batch, i: int) -> str:
-    row = f"row {batch.first_row + i}"
-    return row if batch.line_numbers is None else f"{row} (line {batch.line_numbers[i]})"
 
 
 def _study(series: pl.Series, options: SchemaOptions) -> Study:

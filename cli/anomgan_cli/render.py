@@ -198,7 +198,7 @@ def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
         "bold" if summary.n_anomalies else None,
     )
     if summary.n_unreadable:
-        say(f"{count(summary.n_unreadable, 'row')} could not be read and has no score:", "yellow")
+        say(f"{count(summary.n_unreadable, 'row')} could not be read, hence no score:", "yellow")
         for fault in summary.faults:
             say(f"  {fault}", "yellow")
     if summary.n_anomalies:

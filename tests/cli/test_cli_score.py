@@ -141,7 +141,7 @@ def test_bad_rows_stop_or_are_kept_with_the_reason(here):
     assert "Traceback" not in stopped.stderr
     result = run("new.csv", "--on-bad-row", "skip")
     assert result.exit_code == 0
-    assert "1 row could not be read and has no score:" in result.stderr
+    assert "1 row could not be read, hence no score:\n  row 4 (line 5), column" in result.stderr
     frame = pl.read_csv("new.scores.csv")
     assert frame.height == 300
     assert frame["score"].is_null().to_list().index(True) == 3

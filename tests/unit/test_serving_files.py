@@ -329,3 +329,40 @@ def test_reasons_write_every_kind_of_cell():
         f"mode = '{'z' * 40}…' (20 %, never seen in training); "
         "load is missing (12 %, never missing in training)"
     )
+
+
+@pytest.mark.parametrize("fmt", ["csv", "parquet", "jsonl"])
+def test_kept_columns_never_share_a_name(scorer, new, fmt):
+    table = new.with_columns(score=pl.lit(7), input_score=pl.lit(8), input_row=pl.lit(9))
+    score_table(scorer, open_table(table), "out", fmt=fmt, keep_columns=True)
+    frame = _read("out", fmt)
+    assert frame["input_score"][0] == 8
+    assert frame["input_input_score"][0] == 7
+    assert frame["input_row"][0] == 9
+
+
+@pytest.mark.parametrize(
+    ("column", "fmt"),
+    [
+        (pl.lit([1, 2]), "csv"),
+        (pl.duration(seconds=3), "csv"),
+        (pl.lit(b"x"), "csv"),
+        (pl.lit(b"x"), "jsonl"),
+        (pl.struct(a=pl.lit(b"x")), "jsonl"),
+    ],
+)
+def test_a_column_that_the_format_cannot_hold_is_named(scorer, new, column, fmt):
+    table = new.with_columns(odd=column)
+    with pytest.raises(UsageError, match=r"^column 'odd' \(.*\) does not fit into "):
+        score_table(scorer, open_table(table), "out", fmt=fmt, keep_columns=True)
+    assert not Path("out").exists()
+
+
+def test_rows_that_could_not_be_read_are_told_by_number(scorer, new):
+    text = pl.col("pressure").cast(pl.String)
+    raw = new.with_columns(
+        pl.when(pl.int_range(300) == 99).then(pl.lit("97 bar")).otherwise(text).alias("pressure")
+    )
+    reader = open_table(raw, batch_rows=64)
+    summary = score_table(scorer, reader, "out", on_bad_row="skip")
+    assert summary.faults == ("row 100, column 'pressure': '97 bar' is not a number",)
