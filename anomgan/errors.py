@@ -104,6 +104,8 @@ class TrainingError(AnomganError, RuntimeError):
 class TrainingInterrupted(TrainingError):
     """Training was stopped by a signal; the message says how to go on."""
 
+    exit_code = 130
+
 
 class ExportError(AnomganError, RuntimeError):
     """The exported graph does not give the scores of the torch module."""

@@ -394,7 +394,9 @@ def _stop_on_signal() -> Iterator[threading.Event]:
 
 
 def _is_table(X: Any) -> bool:
-    return hasattr(X, "columns") or hasattr(X, "__arrow_c_stream__")
+    # The columns of a lazy frame would have to be found out, which Polars warns of.
+    known = isinstance(X, pl.LazyFrame) or hasattr(X, "__arrow_c_stream__")
+    return known or hasattr(X, "columns")
 
 
 def _as_frame(X: NDArray[np.float64]) -> pl.DataFrame:

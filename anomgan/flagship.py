@@ -77,6 +77,10 @@ class FitControl:
     stop_requested: Callable[[], bool] | None = None
     checkpoint: Callable[[str], Checkpointer] | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_time_s is not None and not self.max_time_s > 0.0:
+            raise UsageError(f"max_time is {self.max_time_s}: give seconds above 0, or None")
+
 
 def choose_device(name: str) -> torch.device:
     """Resolve "auto" to the GPU where there is one.

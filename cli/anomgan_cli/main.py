@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -43,6 +44,8 @@ def _main(
     ] = False,
 ) -> None:
     """Find the rows that do not belong: learn from normal rows, score new ones."""
+    # Commands say themselves what there is to say; Python would print the log's warnings again.
+    logging.getLogger("anomgan").addHandler(logging.NullHandler())
 
 
 for _command in (fit, score, inspect, export, demo):

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from anomgan.bundle import Bundle
+from anomgan.errors import TrainingInterrupted
 from anomgan_cli.main import app
 from anomgan_datasets import csv_files
 
@@ -139,3 +140,13 @@ def test_demo_ends_with_a_table_of_yardsticks(tmp_path, monkeypatch):
     ]
     assert "Next: anomgan inspect -m demo-results/anomgan-model" in result.stderr
     assert run("demo", "--max-time", "3s").exit_code == 0  # once more, over its own results
+
+
+def test_an_interrupted_training_exits_as_documented(here, monkeypatch):
+    def stopped(*_, **__):
+        raise TrainingInterrupted("training was stopped at step 1 of 2; go on with --resume")
+
+    monkeypatch.setattr("anomgan.estimator.fit_table", stopped)
+    result = run("fit", "all.csv", "-m", "stopped", "--quiet")
+    assert result.exit_code == 130
+    assert result.stderr == "Error: training was stopped at step 1 of 2; go on with --resume\n"

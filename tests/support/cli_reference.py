@@ -54,7 +54,8 @@ def _row(name: str, hint: Any, default: Any) -> str:
     spellings = [s for s in (info.default, *(info.param_decls or ())) if isinstance(s, str)]
     spellings = spellings or ["--" + name.replace("_", "-")]
     names = ", ".join(f"`{spelling}`" for spelling in spellings)
-    return f"| {names}{_value(kind, info)} | {text} | {_default(default)} |"
+    shown = info.show_default if isinstance(info.show_default, str) else default
+    return f"| {names}{_value(kind, info)} | {text} | {_default(shown)} |"
 
 
 def _value(kind: Any, info: OptionInfo) -> str:

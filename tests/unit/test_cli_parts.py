@@ -1,11 +1,15 @@
 """Durations, file names, numbers and progress of the command line."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from anomgan_cli.commands.score import default_output
+from anomgan_cli.main import app
 from anomgan_cli.options import parse_duration
 from anomgan_cli.render import count, scoring_progress, training_progress
 
@@ -75,3 +79,20 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(monkeypatch, total):
         assert ("Scored 12 345 rows" in stream.getvalue()) == shown
         assert ("10/500" in stream.getvalue()) == shown
         assert ("d.grading 0.5124  health ok" in stream.getvalue()) == shown
+
+
+def test_the_library_log_does_not_repeat_what_commands_say():
+    code = (
+        "import logging; from anomgan_cli.main import app; app(['export', '-m', 'x', '--quiet'], "
+    )
+    code += "standalone_mode=False)\n"
+    code = f"try:\n    {code}except BaseException: pass\n"
+    code += "logging.getLogger('anomgan.estimator').warning('training: degraded')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "does not exist" in done.stderr
+    assert "degraded" not in done.stderr
+
+
+def test_help_says_where_scores_go_by_default():
+    result = CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "160"})
+    assert "[default: (TABLE.scores.csv)]" in result.stdout

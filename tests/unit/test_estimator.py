@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 from sklearn.base import clone
@@ -192,6 +193,7 @@ def test_every_parameter_has_an_effect(
         ({"free_share": 1.5}, r"free_share is 1.5, it must lie in \[0, 1\]"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0, it must be above 0"),
         ({"random_state": -1}, "random_state is -1, it must not be negative"),
+        ({"max_time": -1.0}, "max_time is -1.0: give seconds above 0, or None"),
         ({"n_steps": 0, "slide": -1.0}, "n_steps is 0.*slide is -1.0"),
     ],
 )
@@ -299,6 +301,12 @@ def test_contributions_sum_to_the_score(
     shares = detector.contributions(tumours[1])
     np.testing.assert_allclose(shares.sum(axis=1), detector.anomaly_score(tumours[1]), rtol=1e-5)
     assert shares.shape[1] == tumours[1].shape[1] + 1
+
+
+def test_a_lazy_frame_is_a_table_without_a_warning() -> None:
+    X = pl.DataFrame(np.random.default_rng(0).normal(size=(30, 2)), schema=["a", "b"])
+    detector = GANDetector(**SHORT).fit(X.lazy())
+    np.testing.assert_array_equal(detector.anomaly_score(X.lazy()), detector.anomaly_score(X))
 
 
 def test_errors_are_value_errors_too() -> None:

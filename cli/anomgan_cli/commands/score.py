@@ -32,7 +32,8 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="FILE",
-        help="Where scores go [default: TABLE.scores.csv]; - is stdout.",
+        help="Where scores go; - is stdout.",
+        show_default="TABLE.scores.csv",
     ),
 ]
 Format = Annotated[
