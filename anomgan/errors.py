@@ -12,7 +12,7 @@
     │   ├── ModelExistsError (FileExistsError)
     │   └── ModelCorruptError            checksum, format or probe mismatch
     ├── TrainingError (RuntimeError)     training could not give a usable model   exit 1
-    │   └── TrainingInterrupted          stopped by a signal; a checkpoint is kept
+    │   └── TrainingInterrupted          stopped by a signal; a checkpoint is kept  exit 130
     ├── ExportError (RuntimeError)       the exported graph disagrees with torch  exit 1
     ├── OutputError (OSError)            a result could not be written            exit 2
     └── DatasetError (RuntimeError)      a registered dataset is absent or altered exit 2

@@ -69,7 +69,7 @@ TREE = {
     "ModelExistsError": ("ModelError FileExistsError", 2),
     "ModelCorruptError": ("ModelError", 2),
     "TrainingError": ("AnomganError RuntimeError", 1),
-    "TrainingInterrupted": ("TrainingError", 1),
+    "TrainingInterrupted": ("TrainingError", 130),
     "ExportError": ("AnomganError RuntimeError", 1),
     "OutputError": ("AnomganError OSError", 2),
     "DatasetError": ("AnomganError RuntimeError", 2),
