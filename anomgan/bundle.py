@@ -51,6 +51,7 @@ __all__ = [
     "VERDICTS",
     "Bundle",
     "Manifest",
+    "checkpoint_path",
     "require_free",
 ]
 
@@ -360,6 +361,11 @@ class Bundle:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return Bundle(Path(path), complete)
+
+
+def checkpoint_path(path: str | os.PathLike[str]) -> Path:
+    """Return where the training of the model directory `path` keeps its checkpoint: beside it."""
+    return Path(os.path.realpath(path) + ".checkpoint")
 
 
 def require_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from anomgan.errors import InputError, UsageError
 
 __all__ = [
+    "LEAST_FOR_TAIL",
     "MAXIMUM_SHAPE",
     "MINIMUM_EXCEEDANCES",
     "MINIMUM_P_VALUE",
@@ -40,6 +41,9 @@ MINIMUM_EXCEEDANCES: Final = 10
 
 MINIMUM_P_VALUE: Final = float(np.finfo(np.float32).tiny)
 """Floor of every p-value: the smallest normal float32, so that no runtime rounds it to 0."""
+
+LEAST_FOR_TAIL: Final = 2 * MINIMUM_EXCEEDANCES
+"""Fewest calibration scores that a tail can be fitted to."""
 
 _TAIL_SHARE = 0.1  # the upper tenth of the calibration scores, as usual in peaks over threshold
 _TAIL_LEAST = 20  # but no fewer than these where there are twice as many

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomgan.bundle import Bundle, require_free
+from anomgan.bundle import Bundle, checkpoint_path, require_free
 from anomgan.errors import UsageError
 from anomgan.fitting import FitControl, FittedModel, fit_rows
 from anomgan.persistence import load_fitted, save_fitted
@@ -349,7 +348,7 @@ def fit_table(
     require_free(output, overwrite=overwrite)
     schema = Schema.infer(frame, options, source=source)
     detector = GANDetector(**parameters)
-    checkpoint_file = Path(os.path.realpath(output) + ".checkpoint")
+    checkpoint_file = checkpoint_path(output)
     made: list[Checkpointer] = []
 
     def checkpoint(fingerprint: str) -> Checkpointer:

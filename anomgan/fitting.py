@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomgan.calibration import Calibrator
+from anomgan.calibration import LEAST_FOR_TAIL, Calibrator, require_rate
 from anomgan.errors import TableError
 from anomgan.flagship import (
     FitControl,
@@ -117,6 +117,9 @@ def fit_rows(
     device = choose_device(control.device)
     rng = np.random.default_rng(seed)
     known, held_out = _split(n, parameters.max_calibration_rows, rng)
+    if false_alarm_rate is not None:
+        # What cannot be kept whatever the scores turn out to be is told before training.
+        require_rate(false_alarm_rate, n=len(held_out), has_tail=len(held_out) >= LEAST_FOR_TAIL)
     encoder = FeatureEncoder.fit(schema, take(rows, known))
     if not encoder.n_features:
         raise TableError(

@@ -330,6 +330,7 @@ def judge_training(
     facts = {
         "finite_scores": float(bool(torch.isfinite(calibration_scores).all())),
         "rollbacks": float(trained.record.n_rollbacks),
+        "calibration_rows": float(len(calibration_scores)),
         "coverage": 1.0,
         "precision": 1.0,
         "two_sample_accuracy": 0.5,

@@ -24,6 +24,8 @@ MIN_COVERAGE = 0.2
 """Below this share of held-out rows reached, the generator has dropped most of the data."""
 FAR_AWAY = 6.0
 """Held-out rows are thrown this far in every feature, to see that distance counts."""
+MIN_CALIBRATION_ROWS = 20
+"""Below this the threshold is little more than a guess."""
 MIN_FAR_AUROC = 0.9
 """Rows thrown away must outscore those left in place this often."""
 
@@ -118,7 +120,8 @@ def judge(facts: Mapping[str, float]) -> Health:
     Parameters
     ----------
     facts : mapping
-        Keys `coverage`, `far_auroc`, `rollbacks`, `finite_scores` (0 or 1), and any others.
+        Keys `coverage`, `far_auroc`, `rollbacks`, `finite_scores` (0 or 1), `calibration_rows`
+        where there was a calibration, and any others.
     """
     if not facts["finite_scores"]:
         return Health("failed", ("scores of held-out normal rows are not finite",), facts)
@@ -132,6 +135,9 @@ def judge(facts: Mapping[str, float]) -> Health:
         reasons.append(
             f"generated rows reach only {100 * facts['coverage']:.0f} % of held-out normal rows"
         )
+    n_calibration = facts.get("calibration_rows", MIN_CALIBRATION_ROWS)
+    if n_calibration < MIN_CALIBRATION_ROWS:
+        reasons.append(f"only {n_calibration:.0f} rows to calibrate the threshold with")
     if facts["rollbacks"]:
         reasons.append(f"training was rolled back {facts['rollbacks']:.0f} times")
     return Health("degraded" if reasons else "healthy", tuple(reasons), facts)

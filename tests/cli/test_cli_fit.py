@@ -150,3 +150,15 @@ def test_an_interrupted_training_exits_as_documented(here, monkeypatch):
     result = run("fit", "all.csv", "-m", "stopped", "--quiet")
     assert result.exit_code == 130
     assert result.stderr == "Error: training was stopped at step 1 of 2; go on with --resume\n"
+
+
+def test_resume_without_a_checkpoint_says_so(tumour_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(
+        "fit", str(tumour_files[0]), "--label", "label", "--normal", "normal", "--resume", *SHORT
+    )
+    assert result.exit_code == 0, result.output
+    assert (
+        "There is no checkpoint of anomgan-model to go on from: training from the start."
+        in result.stderr
+    )

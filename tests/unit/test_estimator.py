@@ -312,3 +312,15 @@ def test_a_lazy_frame_is_a_table_without_a_warning() -> None:
 def test_errors_are_value_errors_too() -> None:
     assert issubclass(InputError, ValueError)
     assert issubclass(InputError, AnomganError)
+
+
+def test_a_rate_beyond_reach_is_refused_before_training() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    endless = SHORT | {"n_steps": 10**9}
+    with pytest.raises(UsageError, match="calibration rows"):
+        GANDetector(**endless, false_alarm_rate=0.001).fit(X)
+
+
+def test_few_rows_are_called_degraded() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    assert "only 7 rows to calibrate the threshold with" in str(GANDetector(**SHORT).fit(X).health_)

@@ -96,10 +96,10 @@ def fit(
 ) -> None:
     """Learn what normal rows look like; writes a model directory."""
     started = time.monotonic()
-    from anomgan.bundle import require_free
+    from anomgan.bundle import checkpoint_path, require_free
     from anomgan.calibration import require_rate
     from anomgan.tables import Schema, SchemaOptions, open_table
-    from anomgan_cli.render import say_fit, say_schema, training_progress
+    from anomgan_cli.render import say, say_fit, say_schema, training_progress
 
     if false_alarm_rate is not None:
         require_rate(false_alarm_rate, n=0, has_tail=True)
@@ -108,11 +108,13 @@ def fit(
     with open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad) as reader:
         source = reader.source
         frame = _normal_rows(_read(reader), label, normal, source)
-    drop, categorical, numeric = drop or [], categorical or [], numeric or []
-    options = SchemaOptions(tuple(drop), tuple(categorical), tuple(numeric), id_column, label)
+    kinds = [tuple(names or ()) for names in (drop, categorical, numeric)]
+    options = SchemaOptions(kinds[0], kinds[1], kinds[2], id_column, label)
     schema = Schema.infer(frame, options, source=source)  # bad input is told before torch loads
     if not quiet:
         say_schema(schema)
+    if resume and not quiet and not checkpoint_path(model).exists():
+        say(f"There is no checkpoint of {model} to go on from: training from the start.", "yellow")
     from anomgan.estimator import fit_table
 
     with training_progress(quiet=quiet) as progress:
