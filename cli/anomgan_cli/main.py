@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from anomgan_cli.commands.benchmark import benchmark
 from anomgan_cli.commands.demo import demo
 from anomgan_cli.commands.export import export
 from anomgan_cli.commands.fit import fit
@@ -50,3 +51,4 @@ def _main(
 
 for _command in (fit, score, inspect, export, demo):
     app.command()(_command)
+app.add_typer(benchmark)

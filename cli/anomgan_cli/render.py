@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from anomgan.bundle import Manifest
+    from anomgan.evaluation.benchmark import Run
+    from anomgan.evaluation.summary import Summary
     from anomgan.serving.files import ScoreSummary
     from anomgan.serving.scorer import Scorer
     from anomgan.tables.readers import TableReader
     from anomgan.tables.schema import Schema
 
 __all__ = [
+    "benchmark_progress",
     "say",
+    "say_failures",
     "say_fit",
     "say_interface",
     "say_schema",
@@ -30,12 +34,14 @@ __all__ = [
     "table",
     "training_progress",
     "write_inspection",
+    "write_summary",
 ]
 
 _PLAIN_WIDTH = 160  # of tables where there is no terminal to measure
 _SHOWN_CATEGORIES = 6
 
 TrainingProgress = Callable[[int, int, Mapping[str, float | str]], None]
+BenchmarkProgress = Callable[[int, int, "Run"], None]
 
 
 def stderr() -> Console:
@@ -135,6 +141,56 @@ def training_progress(*, quiet: bool) -> Iterator[TrainingProgress | None]:
             bar.update(task, completed=step, total=total, description=shown)
 
         yield advance
+
+
+@contextmanager
+def benchmark_progress(*, quiet: bool) -> Iterator[BenchmarkProgress | None]:
+    """Show a bar of runs; where stderr is no terminal, a line a run."""
+    if quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield lambda done, total, run: say(f"{done}/{total} {_result(run)}")
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+    text = TextColumn("{task.description}", markup=False)
+    with Progress(*columns, text, console=stderr(), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, run: bar.update(
+            task, completed=done, total=total, description=_result(run)
+        )
+
+
+def _result(run: Run) -> str:
+    what = f"{run.set} {run.protocol} seed {run.seed} {run.method}"
+    if run.error:
+        return f"{what}: failed"
+    return f"{what}: AUROC {100 * run.auroc:.2f}, fit {run.fit_s:.3g} s"
+
+
+def write_summary(summary: Summary, *, markdown: bool) -> None:
+    """Write the table of a suite and a protocol on stdout."""
+    from anomgan.evaluation.summary import markdown_table, plain_table
+
+    if markdown:
+        sys.stdout.write(markdown_table(summary) + "\n")
+    else:
+        table(*plain_table(summary))
+    what = f"{summary.suite}, protocol {summary.protocol}, {count(len(summary.sets), 'set')}"
+    say(f"{what}; lead, wins and losses are those of {summary.against} over each method.")
+    if summary.left_out:
+        say(f"Left out, a method has no result: {', '.join(summary.left_out)}", "yellow")
+
+
+def say_failures(runs: Sequence[Run], output: str, *, quiet: bool) -> None:
+    """Say which runs failed, and where all of them are."""
+    for run in runs:
+        if run.error:
+            say(f"Failed: {run.set} seed {run.seed} {run.method}: {run.error}", "red")
+    if not quiet:
+        say(f"Every run: {output}")
 
 
 def _short(name: str) -> str:

@@ -6,6 +6,7 @@
     card("ai4i2020").normal           what is normal, where it comes from, what to beware of
     load("ai4i2020")                  raw rows: Dataset(card, X, y, train, guilty)
     clean_split(X, y, seed)           protocol `clean`, for accuracy figures
+    published_split(X, y, seed)       protocol `published`, to compare with printed figures only
     table_split(dataset, seed)        a set's own train and test files, else 60/40
     csv_files(name, directory, seed)  the two CSV files that a user would have
 
@@ -16,7 +17,7 @@ the groups `embedded` and `synthetic` need none.
 from anomgan_datasets.exports import csv_files
 from anomgan_datasets.loaders import Dataset, data_dir, load
 from anomgan_datasets.registry import Card, Part, Reader, Yardstick, card, names
-from anomgan_datasets.splits import Split, clean_split, table_split
+from anomgan_datasets.splits import Split, clean_split, published_split, table_split
 from anomgan_datasets.synthetic import (
     Synthetic,
     gaussian_blocks,
@@ -43,5 +44,6 @@ __all__ = [
     "load",
     "machine_log",
     "names",
+    "published_split",
     "table_split",
 ]

@@ -1,6 +1,7 @@
-"""Train and test rows of a dataset: the project's two protocols.
+"""Train and test rows of a dataset: the project's two protocols, and a published one.
 
-Training rows are always normal ones; no row is duplicated, and none is in both halves.
+Training rows are always normal ones. In the project's own protocols no row is duplicated, and none
+is in both halves; `published_split` repeats what others printed, duplicates and all.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from anomgan.errors import DatasetError
 from anomgan_datasets.loaders import Dataset
 
-__all__ = ["Split", "clean_split", "table_split"]
+__all__ = ["Split", "clean_split", "published_split", "table_split"]
 
 _CLEAN_ROWS = 10_000
+_PUBLISHED_LEAST, _PUBLISHED_MOST = 1_000, 50_000
 _TABLE_TRAIN_SHARE = 0.6
 
 
@@ -88,10 +90,48 @@ def clean_split(X: Any, y: ArrayLike, seed: int) -> Split:
         When lengths differ, a label is neither 0 nor 1, or no two normal rows are there to split.
     """
     labels = _labels(y)
-    n_rows = len(X)
-    if n_rows != len(labels):
-        raise DatasetError(f"{n_rows} rows but {len(labels)} labels: one label a row is expected")
+    n_rows = _check_lengths(X, labels)
     kept = np.random.default_rng(seed).permutation(n_rows)[:_CLEAN_ROWS]
+    normal, anomalous = kept[labels[kept] == 0], kept[labels[kept] == 1]
+    _check_enough_normal(normal)
+    n_train = round(len(normal) / 2)
+    return _split(X, labels, normal[:n_train], np.concatenate([normal[n_train:], anomalous]))
+
+
+def published_split(X: Any, y: ArrayLike, seed: int) -> Split:
+    """Protocol `published`: what the table of "On Diffusion Modeling for Anomaly Detection" shows.
+
+    The first half of the normal rows in file order trains, the second half and all anomalies test.
+    Sets under 1 000 rows are first resampled with replacement to 1 000, sets over 50 000 rows
+    subsampled to 50 000 without. It leaks copies of training rows into the test of small sets, and
+    has a shift between the halves of others: use its figures against printed ones only.
+
+    The findings leave open how rows are drawn, their order and the odd row; these follow the code
+    of the paper's authors: drawn rows are numpy's legacy `RandomState(seed).choice`, they stay in
+    the order in which they were drawn, and round(n / 2) of n normal rows train. Between 1 000 and
+    50 000 rows the seed changes nothing.
+
+    Parameters
+    ----------
+    X : DataFrame or array_like [n, d]
+        Handed back by rows, unscaled: `Split.standardised` is the protocol's last step.
+    y : array_like [n]
+        1 (or True) for an anomaly, 0 for a normal row.
+    seed : int
+        Seed of the draws; printed figures are means over 0 to 4.
+
+    Raises
+    ------
+    DatasetError
+        When lengths differ, a label is neither 0 nor 1, or no two normal rows are there to split.
+    """
+    labels = _labels(y)
+    n_rows = _check_lengths(X, labels)
+    kept = np.arange(n_rows, dtype=np.int64)
+    if n_rows < _PUBLISHED_LEAST:
+        kept = np.random.RandomState(seed).choice(kept, _PUBLISHED_LEAST, replace=True)
+    elif n_rows > _PUBLISHED_MOST:
+        kept = np.random.RandomState(seed).choice(kept, _PUBLISHED_MOST, replace=False)
     normal, anomalous = kept[labels[kept] == 0], kept[labels[kept] == 1]
     _check_enough_normal(normal)
     n_train = round(len(normal) / 2)
@@ -139,6 +179,13 @@ def _labels(y: ArrayLike) -> NDArray[np.int8]:
             f"labels must be one 0 (normal) or 1 (anomaly) a row, as integers; found {found}"
         )
     return labels.astype(np.int8)
+
+
+def _check_lengths(X: Any, labels: NDArray[np.int8]) -> int:
+    n_rows = len(X)
+    if n_rows != len(labels):
+        raise DatasetError(f"{n_rows} rows but {len(labels)} labels: one label a row is expected")
+    return n_rows
 
 
 def _check_enough_normal(normal: NDArray[np.int64]) -> None:

@@ -25,7 +25,15 @@ def _imported(arguments, packages):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["fit", "--help"], ["score", "-h"], ["demo", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["fit", "--help"],
+        ["score", "-h"],
+        ["demo", "--help"],
+        ["benchmark", "accuracy", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments):
     packages = ("torch", "pandas", "sklearn", "onnxruntime", "numpy", "polars", "onnx", "scipy")

@@ -10,10 +10,11 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
+import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 from anomgan_cli.main import app
@@ -30,17 +31,27 @@ same.
 
 def cli_reference() -> str:
     """Return the page: every command with its arguments and options."""
-    commands = [known.callback for known in app.registered_commands if known.callback is not None]
-    return "\n".join([_HEADER, f"{app.info.epilog}\n", *map(_section, commands)])
+    sections = [_section(name, command) for name, command in _commands(app, "anomgan")]
+    return "\n".join([_HEADER, f"{app.info.epilog}\n", *sections])
 
 
-def _section(command: Callable[..., Any]) -> str:
+def _commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every command with its full name, those of groups after the others."""
+    for known in group.registered_commands:
+        if known.callback is not None:
+            yield f"{prefix} {known.callback.__name__}", known.callback
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            yield from _commands(inner.typer_instance, f"{prefix} {inner.typer_instance.info.name}")
+
+
+def _section(name: str, command: Callable[..., Any]) -> str:
     hints = typing.get_type_hints(command, include_extras=True)
     rows = [
-        _row(name, hints[name], parameter.default)
-        for name, parameter in inspect.signature(command).parameters.items()
+        _row(option, hints[option], parameter.default)
+        for option, parameter in inspect.signature(command).parameters.items()
     ]
-    lines = [f"## anomgan {command.__name__}", "", (inspect.getdoc(command) or "").strip(), ""]
+    lines = [f"## {name}", "", (inspect.getdoc(command) or "").strip(), ""]
     return "\n".join([*lines, "| option | meaning | default |", "|---|---|---|", *rows, ""])
 
 
@@ -49,7 +60,8 @@ def _row(name: str, hint: Any, default: Any) -> str:
     (info,) = [e for e in extras if isinstance(e, (ArgumentInfo, OptionInfo))]
     text = (info.help or "").replace("|", "\\|")
     if isinstance(info, ArgumentInfo):
-        return f"| {info.metavar or name.upper()} | {text} | needed |"
+        needed = "needed" if default is inspect.Parameter.empty else ""
+        return f"| {info.metavar or name.upper()} | {text} | {needed} |"
     # In an annotation the first spelling stands where a default would.
     spellings = [s for s in (info.default, *(info.param_decls or ())) if isinstance(s, str)]
     spellings = spellings or ["--" + name.replace("_", "-")]

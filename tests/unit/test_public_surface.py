@@ -54,6 +54,7 @@ PUBLIC = {
         "load",
         "machine_log",
         "names",
+        "published_split",
         "table_split",
     ],
 }

@@ -10,7 +10,6 @@ from anomgan_cli.exits import guarded
 from anomgan_cli.options import Debug, parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -121,52 +120,25 @@ def _yardsticks(
 
     Scores come from all rows; the threshold from a quarter held out, as ours does.
     """
-    import numpy as np
-    import pandas as pd
-    from sklearn.compose import make_column_selector, make_column_transformer
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from anomgan.evaluation.baselines import detectors
+    from anomgan.tables import read_table
 
-    from anomgan.calibration import Calibrator
-
-    columns = make_column_transformer(
-        (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_exclude="number")),
-        remainder=StandardScaler(),
-    )
-    known = columns.fit_transform(pd.read_csv(train).drop(columns=label))
-    new = columns.transform(pd.read_csv(test).drop(columns=label))
-    order = np.random.default_rng(seed).permutation(len(known))
-    held_out, rest = known[order[: len(known) // 4]], known[order[len(known) // 4 :]]
+    known, new = read_table(train).drop(label), read_table(test).drop(label)
+    made = detectors(["iforest", "knn1"])
     results = {}
-    for name, score in (("IsolationForest", _forest(seed)), ("1-NN distance", _nearest)):
-        cut = Calibrator.fit(score(rest, held_out), false_alarm_rate=_RATE).threshold()
-        scores = score(known, new)
-        results[name] = scores, scores >= cut
+    for name, title in (("iforest", "IsolationForest"), ("knn1", "1-NN distance")):
+        detector = made[name](seed).fit(known)
+        scores = detector.score(new)
+        results[title] = scores, detector.p_values(scores) <= _RATE
     return results
 
 
-def _forest(seed: int) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]:
-    from sklearn.ensemble import IsolationForest
-
-    def score(known: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-        scores: NDArray[Any] = -IsolationForest(random_state=seed).fit(known).score_samples(new)
-        return scores
-
-    return score
-
-
-def _nearest(known: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-    from sklearn.neighbors import NearestNeighbors
-
-    distances: NDArray[Any] = NearestNeighbors(n_neighbors=1).fit(known).kneighbors(new)[0][:, 0]
-    return distances
-
-
 def _measure(truth: NDArray[np.bool_], scores: NDArray[Any], flags: NDArray[np.bool_]) -> list[str]:
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    from anomgan.evaluation.metrics import auroc, average_precision, false_alarm_rate
 
     return [
-        f"{roc_auc_score(truth, scores):.4f}",
-        f"{average_precision_score(truth, scores):.4f}",
-        f"{flags[~truth].mean():.4f}",
+        f"{auroc(truth, scores):.4f}",
+        f"{average_precision(truth, scores):.4f}",
+        f"{false_alarm_rate(truth, flags):.4f}",
         f"{flags[truth].mean():.4f}",
     ]

@@ -1,0 +1,164 @@
+"""Cases of `anomgan benchmark`: the registered suites, and a user's own labelled file.
+
+The functions here are handed to other processes, so they belong to a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomgan.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from anomgan.evaluation.benchmark import Case
+    from anomgan_datasets import Dataset, Split
+
+__all__ = ["TABLE_PROTOCOL", "file_cases", "suite_cases"]
+
+TABLE_PROTOCOL = "table"
+"""What results of raw tables carry: their own files, or 60/40 (`anomgan_datasets.table_split`)."""
+
+_NORMAL_BY_DEFAULT = {"0", "0.0", "false", "normal"}
+_ANOMALY_BY_DEFAULT = {"1", "1.0", "true", "anomaly"}
+
+
+def suite_cases(suites: Sequence[str], protocols: Sequence[str], sets: Sequence[str]) -> list[Case]:
+    """Return the cases of registered suites.
+
+    Parameters
+    ----------
+    suites : sequence of str
+        `adbench`, `tables`, `embedded`.
+    protocols : sequence of str
+        `clean`, `published`; for raw tables only `clean` is possible, and is `table_split`.
+    sets : sequence of str
+        Names of sets to keep; none keeps all.
+
+    Raises
+    ------
+    UsageError
+        A set is in none of the suites, or a raw table is to be split as `published`.
+    """
+    from anomgan.evaluation.benchmark import Case
+    from anomgan_datasets import names
+
+    known = {suite: names(suite) for suite in suites}
+    absent = sorted(set(sets) - {name for found in known.values() for name in found})
+    if absent:
+        there = ", ".join(name for found in known.values() for name in found)
+        raise UsageError(f"no set {', '.join(absent)} in {', '.join(suites)}; there are {there}")
+    if "tables" in suites and "published" in protocols:
+        raise UsageError("protocol published is for arrays: leave --suite tables to another run")
+    return [
+        Case(suite, name, label, partial(split_set, name, label))
+        for suite, found in known.items()
+        for protocol in protocols
+        for label in (TABLE_PROTOCOL if suite == "tables" else protocol,)
+        for name in found
+        if not sets or name in sets
+    ]
+
+
+def split_set(name: str, protocol: str, seed: int) -> Split:
+    """Split a registered set."""
+    from anomgan_datasets import clean_split, published_split, table_split
+
+    dataset = _dataset(name)
+    if protocol == TABLE_PROTOCOL:
+        return table_split(dataset, seed)
+    split = published_split if protocol == "published" else clean_split
+    return split(dataset.X.to_numpy(dtype=float), dataset.y, seed)
+
+
+@lru_cache(maxsize=1)  # the methods on one set follow each other
+def _dataset(name: str) -> Dataset:
+    from anomgan_datasets import load
+
+    return load(name)
+
+
+def file_cases(
+    path: str, label: str | None, normal: Sequence[str], protocols: Sequence[str]
+) -> list[Case]:
+    """Return the cases of a labelled file.
+
+    Parameters
+    ----------
+    path : str
+        CSV, Parquet or Arrow file.
+    label : str
+        Column that tells normal rows; it is no feature.
+    normal : sequence of str
+        Its values in normal rows; empty where they are 0 and 1, false and true, or normal and
+        anomaly.
+    protocols : sequence of str
+        `clean`, `published`.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or its labels do not tell normal rows from others.
+    """
+    from anomgan.evaluation.benchmark import Case
+
+    if path == "-":
+        raise UsageError("a benchmark reads its table more than once: give a file, not -")
+    if label is None:
+        raise UsageError(f"{path} needs --label COLUMN: the column that tells normal rows")
+    split = partial(split_file, path, label, tuple(normal))
+    _labelled(path, label, tuple(normal))  # faults are told before anything runs
+    return [Case("file", Path(path).name, name, partial(split, name)) for name in protocols]
+
+
+def split_file(path: str, label: str, normal: tuple[str, ...], protocol: str, seed: int) -> Split:
+    """Split a labelled file."""
+    import numpy as np
+
+    from anomgan_datasets import clean_split, published_split
+
+    frame, y = _labelled(path, label, normal)
+    split = (published_split if protocol == "published" else clean_split)(
+        np.arange(frame.height), y, seed
+    )
+    return replace(split, X_train=frame[split.train_rows], X_test=frame[split.test_rows])
+
+
+@lru_cache(maxsize=1)
+def _labelled(
+    path: str, label: str, normal: tuple[str, ...]
+) -> tuple[pl.DataFrame, NDArray[np.int8]]:
+    import polars as pl
+
+    from anomgan.tables import keep_normal, read_table
+
+    frame = read_table(path)
+    if label not in frame.columns:
+        raise UsageError(
+            f"{path} has no column {label!r} (--label); it has {', '.join(frame.columns)}"
+        )
+    values = frame[label].cast(pl.String).str.strip_chars()
+    kept = normal or _default_normal(path, label, values.drop_nulls().unique().to_list())
+    keep_normal(frame, label, kept, source=path)  # complains of values that are not there
+    y = (~values.is_in(list(kept)).fill_null(value=False)).cast(pl.Int8).to_numpy()
+    if not y.any():
+        raise UsageError(f"{path}: every row is normal by {label!r}; a benchmark needs anomalies")
+    return frame.drop(label), y
+
+
+def _default_normal(path: str, label: str, values: list[Any]) -> tuple[str, ...]:
+    folded = {str(value).lower(): str(value) for value in values}
+    if set(folded) <= _NORMAL_BY_DEFAULT | _ANOMALY_BY_DEFAULT:
+        return tuple(value for key, value in folded.items() if key in _NORMAL_BY_DEFAULT)
+    shown = ", ".join(sorted(folded.values())[:10])
+    raise UsageError(
+        f"{path}: which values of {label!r} are normal? Name them with --normal VALUE; "
+        f"there are {shown}"
+    )

@@ -1,0 +1,187 @@
+"""``anomgan benchmark``: anomgan against what a user would pick instead."""
+
+from __future__ import annotations
+
+import ast
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anomgan_cli.exits import FAILURE, guarded
+from anomgan_cli.options import Debug, Quiet
+
+if TYPE_CHECKING:
+    from anomgan.evaluation.benchmark import Case
+
+__all__ = ["accuracy", "benchmark"]
+
+benchmark = typer.Typer(
+    name="benchmark",
+    help="Compare anomgan with other detectors, on suites of datasets or on your own file.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Suite(StrEnum):
+    """Registered groups of datasets."""
+
+    ADBENCH = "adbench"
+    TABLES = "tables"
+    EMBEDDED = "embedded"
+
+
+class Protocol(StrEnum):
+    """How rows are split."""
+
+    CLEAN = "clean"
+    PUBLISHED = "published"
+
+
+Table = Annotated[
+    str | None,
+    typer.Argument(metavar="TABLE", help="Your own labelled file; without it, a suite is run."),
+]
+Label = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Column of TABLE that tells normal rows; no feature."),
+]
+Normal = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="VALUE",
+        help="Its value in normal rows; may be repeated. Not needed where labels are 0 and 1.",
+    ),
+]
+Suites = Annotated[
+    list[Suite] | None,
+    typer.Option(
+        "--suite",
+        metavar="SUITE",
+        help="adbench (default), tables (raw ones) or embedded (scikit-learn's); repeatable.",
+    ),
+]
+Protocols = Annotated[
+    list[Protocol] | None,
+    typer.Option(
+        "--protocol",
+        metavar="PROTOCOL",
+        help="clean (default), or published: only to compare with printed figures; repeatable.",
+    ),
+]
+Seeds = Annotated[str, typer.Option(metavar="N,N", help="Seeds of splits and methods.")]
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,NAME",
+        help="Methods; anomgan, knn1, knn5mean, lof, iforest and ocsvm by default.",
+    ),
+]
+Sets = Annotated[
+    str | None, typer.Option(metavar="NAME,NAME", help="Only these sets of the suites.")
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A parameter of anomgan, as n_steps=500; repeatable."
+    ),
+]
+Output = Annotated[
+    str,
+    typer.Option(
+        "-o", "--output", metavar="FILE", help="CSV of every run; runs in it are not repeated."
+    ),
+]
+Jobs = Annotated[
+    int, typer.Option("-j", "--jobs", metavar="N", min=1, help="Processes, one thread each.")
+]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in markdown.")]
+
+
+@benchmark.command()
+@guarded
+def accuracy(
+    table: Table = None,
+    label: Label = None,
+    normal: Normal = None,
+    suite: Suites = None,
+    protocol: Protocols = None,
+    seeds: Seeds = "0,1,2",
+    methods: Methods = None,
+    sets: Sets = None,
+    parameters: Parameters = None,
+    output: Output = "benchmark-accuracy.csv",
+    jobs: Jobs = 1,
+    markdown: Markdown = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare detectors by AUROC, average precision, false alarms and seconds; one row a run."""
+    numbers = _seeds(seeds)
+    values = dict(_parameter(text) for text in parameters or ())
+    cases = _cases(table, label, normal, suite, protocol, _split(sets))
+    from anomgan.evaluation.baselines import DEFAULT_METHODS, detectors
+    from anomgan.evaluation.benchmark import run_benchmark
+    from anomgan.evaluation.summary import summarise
+    from anomgan_cli.render import benchmark_progress, say_failures, write_summary
+
+    factories = detectors(_split(methods) or DEFAULT_METHODS, values)
+    with benchmark_progress(quiet=quiet) as progress:
+        runs = run_benchmark(cases, factories, numbers, output, jobs=jobs, progress=progress)
+    against = next((name for name in factories if name.startswith("anomgan")), None)
+    for summary in summarise(runs, against=against or next(iter(factories))):
+        write_summary(summary, markdown=markdown)
+    say_failures(runs, output, quiet=quiet)
+    if any(run.error for run in runs):
+        raise typer.Exit(FAILURE)
+
+
+def _cases(
+    table: str | None,
+    label: str | None,
+    normal: list[str] | None,
+    suites: list[Suite] | None,
+    protocols: list[Protocol] | None,
+    sets: list[str],
+) -> list[Case]:
+    from anomgan.errors import UsageError
+    from anomgan_cli.benchmark_cases import file_cases, suite_cases
+
+    chosen = list(dict.fromkeys(p.value for p in protocols or (Protocol.CLEAN,)))
+    if table is None:
+        if label is not None or normal:
+            raise UsageError("--label and --normal are for a TABLE of your own: name the file")
+        return suite_cases(
+            list(dict.fromkeys(s.value for s in suites or (Suite.ADBENCH,))), chosen, sets
+        )
+    if suites or sets:
+        raise UsageError("give either a TABLE or --suite and --sets, not both")
+    return file_cases(table, label, normal or (), chosen)
+
+
+def _split(text: str | None) -> list[str]:
+    names = [name.strip() for name in (text or "").split(",")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _seeds(text: str) -> list[int]:
+    from anomgan.errors import UsageError
+
+    found = _split(text)
+    if not found or not all(seed.isascii() and seed.isdigit() for seed in found):
+        raise UsageError(f"--seeds {text}: whole numbers with commas are expected, as 0,1,2")
+    return [int(seed) for seed in found]
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    from anomgan.errors import UsageError
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise UsageError(f"--set {text}: KEY=VALUE is expected, as n_steps=500")
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()  # a word, as objective=hinge

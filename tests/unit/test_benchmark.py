@@ -1,0 +1,193 @@
+"""The benchmark engine: what a row holds, going on after a stop, failures kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomgan.errors import OutputError, UsageError
+from anomgan.evaluation.baselines import DEFAULT_METHODS, detectors
+from anomgan.evaluation.benchmark import Case, Run, read_runs, run_benchmark
+from anomgan_cli.benchmark_cases import suite_cases
+
+
+@dataclass
+class Rows:
+    X_train: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+
+
+def _split(seed: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    test = rng.normal(size=(60, 2))
+    test[40:] += 6.0
+    return Rows(rng.normal(size=(80, 2)), test, np.repeat([0, 1], [40, 20]))
+
+
+def _broken_split(seed: int) -> Rows:
+    raise OSError("the file\nis gone")
+
+
+CASES = [Case("toy", name, "clean", _split) for name in ("a", "b")]
+METHODS = detectors(["knn1", "iforest"])
+UNTIMED = {"fit_s": 0.0, "score_s": 0.0}
+
+
+def _untimed(runs: tuple[Run, ...]) -> list[Run]:
+    return [dataclasses.replace(run, **UNTIMED) for run in runs]
+
+
+def test_a_run_a_row_in_order(tmp_path: Path) -> None:
+    seen = []
+    runs = run_benchmark(
+        CASES, METHODS, [0, 1], tmp_path / "new" / "r.csv", progress=lambda *told: seen.append(told)
+    )
+    assert [run.key for run in runs] == [
+        ("toy", name, "clean", seed, method)
+        for name in "ab"
+        for seed in (0, 1)
+        for method in ("knn1", "iforest")
+    ]
+    assert {(run.rows, run.columns, run.error) for run in runs} == {(80, 2, "")}
+    assert all(run.auroc > 0.99 and run.average_precision > 0.99 for run in runs)
+    assert all(0.0 <= run.false_alarm_rate < 0.2 and run.fit_s > 0 < run.score_s for run in runs)
+    assert [told[:2] for told in seen] == [(i, 8) for i in range(1, 9)]
+    assert read_runs(tmp_path / "new" / "r.csv") == runs
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+def test_it_goes_on_after_a_kill(tmp_path: Path, cut: int) -> None:
+    """Stopped after three runs, and in the middle of writing the third line."""
+    whole = run_benchmark(CASES, METHODS, [0, 1], tmp_path / "whole.csv")
+    path = tmp_path / "r.csv"
+
+    def stop(done: int, total: int, run: Run) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(CASES, METHODS, [0, 1], path, progress=stop)
+    if cut:
+        os.truncate(path, path.stat().st_size - cut)
+    kept = read_runs(path)
+    assert len(kept) == (2 if cut else 3)
+    told = []
+    runs = run_benchmark(CASES, METHODS, [0, 1], path, progress=lambda *a: told.append(a))
+    assert len(told) == 8 - len(kept)
+    assert runs[: len(kept)] == kept  # times too: they were not run again
+    assert _untimed(runs) == _untimed(whole)
+    before = path.read_bytes()
+    assert run_benchmark(CASES, METHODS, [0, 1], path) == runs
+    assert path.read_bytes() == before
+
+
+def test_failures_are_recorded_and_the_rest_runs(tmp_path: Path) -> None:
+    class Failing:
+        def fit(self, X: object) -> None:
+            raise ValueError('no "good",\nat all')
+
+    methods = {"failing": lambda seed: Failing(), **METHODS}
+    cases = [*CASES[:1], Case("toy", "gone", "clean", _broken_split)]
+    runs = run_benchmark(cases, methods, [0], tmp_path / "r.csv")
+    assert [(run.set, run.method, run.rows, run.error) for run in runs if run.error] == [
+        ("a", "failing", 80, 'ValueError: no "good", at all'),
+        *(("gone", method, 0, "OSError: the file is gone") for method in methods),
+    ]
+    assert np.isnan(runs[0].auroc)
+    assert runs[1].auroc > 0.99
+
+
+def test_processes_give_the_same_rows(data_dir: Path, tmp_path: Path) -> None:
+    cases = suite_cases(["embedded"], ["clean"], ["wine", "breast_cancer"])
+    one = run_benchmark(cases, METHODS, [0], tmp_path / "one.csv")
+    environment = dict(os.environ)
+    two = run_benchmark(cases, METHODS, [0], tmp_path / "two.csv", jobs=2)
+    assert _untimed(one) == _untimed(two)
+    assert dict(os.environ) == environment
+
+
+def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match=r"holds no benchmark results: its first line should be"):
+        run_benchmark(CASES, METHODS, [0], path)
+    assert path.read_text() == "a,b\n1,2\n"
+    run_benchmark(CASES[:1], METHODS, [0], tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open("a") as file:
+        file.write("toy,a,clean,first,knn1,1,1,,,,,,\n")
+    with pytest.raises(UsageError, match=r"r\.csv, line 4: no result of a run .*'first'.*delete"):
+        read_runs(tmp_path / "r.csv")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write the results"):
+        run_benchmark(CASES, METHODS, [0], tmp_path / "file" / "r.csv")
+    with pytest.raises(UsageError, match="jobs is 0, at least 1"):
+        run_benchmark(CASES, METHODS, [0], path, jobs=0)
+
+
+def test_nearest_neighbours_meet_the_printed_baselines(data_dir: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    printed = pd.read_csv(data_dir / "adbench" / "baselines_clean.csv").set_index(["set", "method"])
+    sets = ["44_Wilt", "45_wine", "6_cardio", "38_thyroid"]
+    cases = suite_cases(["adbench"], ["clean"], sets)
+    methods = detectors(["knn1", "knn5mean", "lof"])
+    runs = run_benchmark(cases, methods, [0, 1, 2], tmp_path / "r.csv")
+    for name in sets:
+        for method in methods:
+            found = [run for run in runs if (run.set, run.method) == (name, method)]
+            assert len(found) == 3
+            for measure in ("auroc", "average_precision"):
+                mean = np.mean([getattr(run, measure) for run in found])
+                if (name, method) in printed.index:
+                    assert mean == pytest.approx(printed.loc[(name, method), measure], abs=1e-4)
+    assert ("44_Wilt", "knn1") in printed.index
+
+
+def test_neighbours_meet_the_published_table(data_dir: Path, tmp_path: Path) -> None:
+    """Printed to two digits; sets of 1 000 to 50 000 rows, where no draw is made."""
+    import pandas as pd
+
+    printed = pd.read_csv(data_dir / "adbench" / "published_semi_auroc.csv").set_index("set")
+    sets = ["44_Wilt", "6_cardio", "38_thyroid"]
+    cases = suite_cases(["adbench"], ["published"], sets)
+    for run in run_benchmark(cases, detectors(["knn5max", "lof"]), [0], tmp_path / "r.csv"):
+        column = {"knn5max": "KNN", "lof": "LOF"}[run.method]
+        assert 100 * run.auroc == pytest.approx(printed.loc[run.set, column], abs=0.02)
+
+
+def test_suites_and_sets_that_are_not_there(data_dir: Path) -> None:
+    with pytest.raises(UsageError, match=r"no set nothing in embedded; there are .*wine"):
+        suite_cases(["embedded"], ["clean"], ["nothing"])
+    with pytest.raises(UsageError, match="published is for arrays"):
+        suite_cases(["tables"], ["published"], [])
+    (case,) = suite_cases(["tables"], ["clean"], ["ai4i2020"])
+    assert (case.suite, case.protocol) == ("tables", "table")
+
+
+def test_methods_are_named_and_faults_told_together() -> None:
+    assert list(detectors(DEFAULT_METHODS)) == list(DEFAULT_METHODS)
+    made = detectors(["anomgan", "knn1"], {"n_steps": 20, "n_members": 2})
+    assert list(made) == ["anomgan(n_members=2;n_steps=20)", "knn1"]
+    assert isinstance(made["knn1"], partial)
+    with pytest.raises(UsageError) as caught:
+        detectors(["anomgan", "knn7"], {"steps": 3, "random_state": 1})
+    assert [fault.split(";")[0] for fault in caught.value.faults] == [
+        "unknown method 'knn7'",
+        "anomgan has no parameter 'steps' to set",
+        "anomgan has no parameter 'random_state' to set",
+    ]
+    with pytest.raises(UsageError, match=r"parameters are given \(n_steps\), but anomgan is not"):
+        detectors(["knn1"], {"n_steps": 3})
+
+
+def test_pyod_absent_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomgan.evaluation.baselines.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pyod-alad needs PyOD.*pip install 'anomgan\[pyod\]'"):
+        detectors(["knn1", "pyod-alad"])
