@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import anomgan_datasets
 from anomgan.errors import DatasetError
-from anomgan_datasets import clean_split, load, table_split
+from anomgan_datasets import clean_split, load, published_split, table_split
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +150,52 @@ def test_other_tables_are_split_60_to_40(data_dir):
     pd.testing.assert_frame_equal(
         split.X_test, dataset.X.iloc[split.test_rows].reset_index(drop=True)
     )
+
+
+def _file_order(n_normal, n_anomalies):
+    y = np.zeros(n_normal + n_anomalies, dtype=np.int64)
+    y[np.linspace(0, len(y) - 1, n_anomalies).astype(int)] = 1
+    return np.arange(len(y))[:, None], y
+
+
+def test_published_takes_the_first_half_in_file_order_where_nothing_is_drawn():
+    X, y = _file_order(1_001, 30)
+    split = published_split(X, y, seed=3)
+    normal = np.flatnonzero(y == 0)
+    np.testing.assert_array_equal(split.train_rows, normal[:500])  # 500.5 goes to the even number
+    np.testing.assert_array_equal(split.X_train[:, 0], normal[:500])
+    np.testing.assert_array_equal(
+        split.test_rows, np.concatenate([normal[500:], np.flatnonzero(y)])
+    )
+    np.testing.assert_array_equal(split.y_test, y[split.test_rows])
+    np.testing.assert_array_equal(published_split(X, y, seed=4).train_rows, split.train_rows)
+
+
+def test_published_resamples_small_sets_to_a_thousand_rows():
+    X, y = _file_order(100, 20)
+    state = np.random.get_state()[1].copy()
+    split = published_split(X, y, seed=1)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    drawn = np.random.RandomState(1).choice(np.arange(120), 1_000, replace=True)
+    normal = drawn[y[drawn] == 0]
+    half = round(len(normal) / 2)
+    np.testing.assert_array_equal(split.train_rows, normal[:half])
+    np.testing.assert_array_equal(
+        split.test_rows, np.concatenate([normal[half:], drawn[y[drawn] == 1]])
+    )
+    assert set(split.train_rows) & set(split.test_rows)  # the leak that the docstring tells of
+    assert not np.array_equal(published_split(X, y, seed=2).train_rows, split.train_rows)
+
+
+def test_published_subsamples_large_sets_without_repeats():
+    X, y = _file_order(50_100, 900)
+    split = published_split(X, y, seed=0)
+    kept = np.concatenate([split.train_rows, split.test_rows])
+    assert len(kept) == len(set(kept)) == 50_000
+    assert abs(len(split.train_rows) - (50_000 - y[kept].sum()) / 2) <= 0.5
+    assert not y[split.train_rows].any()
+
+
+def test_published_refuses_lengths_that_differ():
+    with pytest.raises(DatasetError, match="2 rows but 3 labels"):
+        published_split(np.zeros((2, 1)), [0, 0, 1], 0)
