@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
-from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from anomgan import GANDetector, Scorer
+from anomgan.evaluation.baselines import detectors
 from anomgan.export.parity import compare
 from anomgan_datasets import clean_split, load, names
 
@@ -43,16 +42,11 @@ def evaluate(name: str, seed: int) -> dict[str, object]:
         verdicts = scorer.score(test)
         onnx_s = time.perf_counter() - started
     parity = compare(ours, verdicts.score.astype(np.float64), verdicts.contributions)
-    scaled = split.standardised()
-    a, b = np.asarray(scaled.X_train), np.asarray(scaled.X_test)
     others = {
-        "knn1": NearestNeighbors(n_neighbors=1).fit(a).kneighbors(b)[0][:, 0],
-        "lof": -LocalOutlierFactor(n_neighbors=min(20, len(a) - 1), novelty=True)
-        .fit(a)
-        .score_samples(b),
-        "iforest": -IsolationForest(random_state=seed).fit(a).score_samples(b),
+        method: make(seed).fit(train).score(test)
+        for method, make in detectors(["knn1", "lof", "iforest"]).items()
     }
-    row: dict[str, object] = {"set": name, "rows": len(a), "columns": a.shape[1]}
+    row: dict[str, object] = {"set": name, "rows": len(train), "columns": train.shape[1]}
     for method, score in {"anomgan": ours, **others}.items():
         row[f"{method}"] = 100 * roc_auc_score(y, score)
         row[f"{method}_ap"] = 100 * average_precision_score(y, score)

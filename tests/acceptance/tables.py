@@ -17,16 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from sklearn.compose import make_column_selector, make_column_transformer
-from sklearn.ensemble import IsolationForest
-from sklearn.impute import SimpleImputer
 from sklearn.metrics import average_precision_score, roc_auc_score
-from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from anomgan.evaluation.baselines import detectors
 from anomgan_datasets import card, csv_files, load, names, table_split
 
 
@@ -43,29 +37,13 @@ def run(*arguments: str) -> float:
 def baselines(name: str, seed: int) -> dict[str, float]:
     """Return AUROC of 1-NN and IsolationForest on the same split, plainly prepared."""
     split = table_split(load(name), seed)
-    numbers = make_column_selector(dtype_include=["number", "bool"])
-    texts = make_column_selector(dtype_exclude=["number", "bool"])
-    prepare = make_column_transformer(
-        (make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), numbers),
-        (
-            make_pipeline(
-                SimpleImputer(strategy="constant", fill_value="missing"),
-                OneHotEncoder(handle_unknown="ignore", sparse_output=False),
-            ),
-            texts,
-        ),
-    )
-    frames = [pd.DataFrame(f) for f in (split.X_train, split.X_test)]
-    for frame in frames:
-        for column in frame.select_dtypes(exclude=["number", "bool"]):
-            frame[column] = frame[column].astype(object).where(frame[column].notna(), np.nan)
-    a = prepare.fit_transform(frames[0])
-    b = prepare.transform(frames[1])
-    nearest = NearestNeighbors(n_neighbors=1).fit(a).kneighbors(b)[0][:, 0]
-    forest = -IsolationForest(random_state=seed).fit(a).score_samples(b)
+    found = {
+        method: make(seed).fit(split.X_train).score(split.X_test)
+        for method, make in detectors(["knn1", "iforest"]).items()
+    }
     return {
         f"{m}{k}": 100 * metric(split.y_test, s)
-        for m, s in (("knn1", nearest), ("iforest", forest))
+        for m, s in found.items()
         for k, metric in (("", roc_auc_score), ("_ap", average_precision_score))
     }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +126,32 @@ def test_bad_usage(labelled: Path, arguments: list[str], message: str) -> None:
     assert done.exit_code == 2
     assert message in done.stderr
     assert not Path("benchmark-accuracy.csv").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "jobs"), [(signal.SIGINT, "2"), (signal.SIGTERM, "2"), (signal.SIGKILL, "1")]
+)
+def test_stopped_from_outside_it_goes_on(labelled: Path, number: signal.Signals, jobs: str) -> None:
+    arguments = ["my.csv", "--label", "fault", "--seeds", ",".join(map(str, range(40))),
+                 "--methods", "iforest", "-o", "r.csv", "-j", jobs]  # fmt: skip
+    command = [sys.executable, "-m", "anomgan_cli", "benchmark", "accuracy", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for _ in range(3):
+            assert "AUROC" in process.stderr.readline()
+        process.send_signal(number)
+        said = process.stderr.read()
+    code = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert process.returncode == code
+    assert "Traceback" not in said
+    if number == signal.SIGINT:
+        assert "the same command goes on from there" in said
+    kept = Path("r.csv").read_text()
+    n_kept = len(_results(Path("r.csv")))
+    assert 3 <= n_kept < 40
+    done = _call(*arguments[:-1], "1")
+    assert done.exit_code == 0
+    assert f"{n_kept + 1}/40" in done.stderr
+    assert Path("r.csv").read_text().startswith(kept)
+    assert sorted(int(r["seed"]) for r in _results(Path("r.csv"))) == list(range(40))

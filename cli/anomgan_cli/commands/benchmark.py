@@ -122,14 +122,20 @@ def accuracy(
     numbers = _seeds(seeds)
     values = dict(_parameter(text) for text in parameters or ())
     cases = _cases(table, label, normal, suite, protocol, _split(sets))
+    from anomgan.errors import TrainingInterrupted
     from anomgan.evaluation.baselines import DEFAULT_METHODS, detectors
     from anomgan.evaluation.benchmark import run_benchmark
     from anomgan.evaluation.summary import summarise
     from anomgan_cli.render import benchmark_progress, say_failures, write_summary
 
     factories = detectors(_split(methods) or DEFAULT_METHODS, values)
-    with benchmark_progress(quiet=quiet) as progress:
-        runs = run_benchmark(cases, factories, numbers, output, jobs=jobs, progress=progress)
+    try:
+        with benchmark_progress(quiet=quiet) as progress:
+            runs = run_benchmark(cases, factories, numbers, output, jobs=jobs, progress=progress)
+    except KeyboardInterrupt:
+        raise TrainingInterrupted(
+            f"stopped; the runs that ended are in {output}, and the same command goes on from there"
+        ) from None
     against = next((name for name in factories if name.startswith("anomgan")), None)
     for summary in summarise(runs, against=against or next(iter(factories))):
         write_summary(summary, markdown=markdown)
