@@ -155,3 +155,10 @@ def test_stopped_from_outside_it_goes_on(labelled: Path, number: signal.Signals,
     assert f"{n_kept + 1}/40" in done.stderr
     assert Path("r.csv").read_text().startswith(kept)
     assert sorted(int(r["seed"]) for r in _results(Path("r.csv"))) == list(range(40))
+
+
+def test_lists_may_be_given_with_commas_or_by_repeating_the_option() -> None:
+    from anomgan_cli.commands.benchmark import _split
+
+    assert _split(["knn1,lof", "iforest", "knn1"]) == ["knn1", "lof", "iforest"]
+    assert _split(None) == []

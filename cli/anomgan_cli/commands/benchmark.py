@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,14 +74,15 @@ Protocols = Annotated[
 ]
 Seeds = Annotated[str, typer.Option(metavar="N,N", help="Seeds of splits and methods.")]
 Methods = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="NAME,NAME",
-        help="Methods; anomgan, knn1, knn5mean, lof, iforest and ocsvm by default.",
+        help="Methods, repeatable; anomgan, knn1, knn5mean, lof, iforest, ocsvm by default.",
     ),
 ]
 Sets = Annotated[
-    str | None, typer.Option(metavar="NAME,NAME", help="Only these sets of the suites.")
+    list[str] | None,
+    typer.Option(metavar="NAME,NAME", help="Only these sets of the suites; repeatable."),
 ]
 Parameters = Annotated[
     list[str] | None,
@@ -167,15 +169,15 @@ def _cases(
     return file_cases(table, label, normal or (), chosen)
 
 
-def _split(text: str | None) -> list[str]:
-    names = [name.strip() for name in (text or "").split(",")]
+def _split(texts: Sequence[str] | None) -> list[str]:
+    names = [name.strip() for text in texts or () for name in text.split(",")]
     return list(dict.fromkeys(name for name in names if name))
 
 
 def _seeds(text: str) -> list[int]:
     from anomgan.errors import UsageError
 
-    found = _split(text)
+    found = _split([text])
     if not found or not all(seed.isascii() and seed.isdigit() for seed in found):
         raise UsageError(f"--seeds {text}: whole numbers with commas are expected, as 0,1,2")
     return [int(seed) for seed in found]
