@@ -161,9 +161,9 @@ def fit_rows(
 def _one_thread() -> Iterator[None]:
     """Compute on one processor, as the matrices are small.
 
-    Two threads that wait for each other were measured to gain a third on an idle machine, and
-    to lose a factor of seven as soon as another process wants a core. It also makes the model
-    independent of the number of processors.
+    Threads that wait for each other gain little then, and cost many times the work as soon as
+    another process wants a core. It also makes the model independent of the number of
+    processors.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,8 @@
 """Named hyperparameter sets, and the rules that resolve what is left open.
 
-`DEFAULT` was chosen on the 23 ADBench development sets, protocol `clean`, seed 0
-(``python tests/acceptance/adbench.py``); each value sits on a plateau, none is tuned to a set.
+What `DEFAULT` gives on the 23 ADBench development sets (protocol `clean`, seed 0) is what
+``python tests/acceptance/adbench.py`` prints; no value depends on a set. ``anomgan benchmark
+accuracy --set KEY=VALUE`` puts another value beside it.
 """
 
 from __future__ import annotations
