@@ -41,8 +41,8 @@ class GANDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     n_members, n_steps, batch_rows, learning_rate, latent_dim, generator_width, \
 discriminator_width, objective, gradient_penalty, reconstruction_weight, cycle_weight, \
-ema_share, inversion_steps, codebook_size, memory_size, discriminator_bound, free_share, \
-slide, max_calibration_rows
+ema_share, inversion_steps, memory_size, discriminator_bound, inversion_share, \
+max_calibration_rows
         See `anomgan.presets.FlagshipParameters`.
     false_alarm_rate : float or None
         Share of normal rows that `predict` may flag, in (0, 1). None: 0.01, or the smallest
@@ -101,11 +101,9 @@ slide, max_calibration_rows
         cycle_weight: float = DEFAULT.cycle_weight,
         ema_share: float = DEFAULT.ema_share,
         inversion_steps: int = DEFAULT.inversion_steps,
-        codebook_size: int = DEFAULT.codebook_size,
         memory_size: int = DEFAULT.memory_size,
         discriminator_bound: float = DEFAULT.discriminator_bound,
-        free_share: float = DEFAULT.free_share,
-        slide: float = DEFAULT.slide,
+        inversion_share: float = DEFAULT.inversion_share,
         max_calibration_rows: int = DEFAULT.max_calibration_rows,
         false_alarm_rate: float | None = None,
         max_time: float | None = None,
@@ -125,11 +123,9 @@ slide, max_calibration_rows
         self.cycle_weight = cycle_weight
         self.ema_share = ema_share
         self.inversion_steps = inversion_steps
-        self.codebook_size = codebook_size
         self.memory_size = memory_size
         self.discriminator_bound = discriminator_bound
-        self.free_share = free_share
-        self.slide = slide
+        self.inversion_share = inversion_share
         self.max_calibration_rows = max_calibration_rows
         self.false_alarm_rate = false_alarm_rate
         self.max_time = max_time

@@ -1,6 +1,6 @@
 """`fit`, a straight walk: rows -> split -> encode -> train -> freeze -> calibrate -> judge.
 
-Training never sees the calibration rows, and the calibrator never sees a network.
+The networks never see the calibration rows, and the calibrator never sees a network.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _CHECK_ROWS = 1000
 class FittedModel:
     """Everything that a fit gives.
 
-    `probe` are the few rows stored with the model, broken ones among them; `check` are real
-    rows, held out and learnt from, on which an export is compared with torch.
+    `probe` are the few rows stored with the model, broken ones among them; `check` are real and
+    mixed rows on which an export is compared with torch.
     """
 
     schema: Schema
@@ -126,14 +126,12 @@ def fit_rows(
             "no column gives a feature: date columns are read by time of day, day of week and "
             "season, and need at least two full periods of one; add other columns"
         )
-    features = torch.from_numpy(encoder.transform(take(rows, known)).features)
+    encoded = encoder.transform(rows)
+    features, surprise = torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise)
     with _one_thread():
-        trained = train(features, parameters, seed, device, control, started, rng)
+        trained = train(features, held_out, parameters, seed, device, control, started, rng)
         score = freeze(trained, encoder, parameters)
-        calibration = encoder.transform(take(rows, held_out))
-        scores = score(
-            torch.from_numpy(calibration.features), torch.from_numpy(calibration.surprise)
-        ).score
+        scores = score(features[held_out], surprise[held_out], trained.position).score
         health = judge_training(trained, score, encoder, scores)
     calibrator, notes = calibrate(scores.numpy(), false_alarm_rate)
     if encoder.unused:
@@ -150,10 +148,10 @@ def fit_rows(
         parameters=replace(parameters, latent_dim=trained.networks.sizes.latent_dim),
         health=health,
         record=trained.record,
-        facts=_facts(n, trained, encoder, held_out, device, seed, started),
+        facts=_facts(n, trained, encoder, device, seed, started),
         notes=notes,
         probe=_probe_rows(take(rows, held_out), take(rows, known)),
-        check=take(rows, np.concatenate([held_out[:_CHECK_ROWS], known[:_CHECK_ROWS]])),
+        check=_check_rows(rows, rng),
     )
 
 
@@ -209,7 +207,6 @@ def _facts(
     n: int,
     trained: Trained,
     encoder: FeatureEncoder,
-    held_out: NDArray[np.int64],
     device: torch.device,
     seed: int,
     started: float,
@@ -218,13 +215,16 @@ def _facts(
     last = record.history[-1] if record.history else {}
     return {
         "n_rows": n,
-        "n_trained": len(trained.known),
-        "n_calibration": len(held_out),
-        "n_memory": len(trained.memory),
+        "n_trained": n - len(trained.held_out),
+        "n_calibration": len(trained.held_out),
+        "n_memory": len(trained.memory.rows),
         "encoder": encoder.describe(),
         "noise": {
             "spacing": trained.scale.spacing,
+            "looseness": trained.scale.looseness,
             "bandwidth": trained.scale.bandwidth,
+            "kernel_width": trained.scale.kernel_width,
+            "read_level": trained.scale.read_level,
             "range": [trained.scale.smallest, trained.scale.largest],
         },
         "device": str(device),
@@ -236,6 +236,22 @@ def _facts(
         "fit_seconds": round(time.monotonic() - started, 3),
         "losses": {k: v for k, v in last.items() if math.isfinite(v)},
     }
+
+
+def _check_rows(rows: Rows, rng: np.random.Generator) -> Rows:
+    """Real rows, and as many whose cells come from two rows: these stand in no memory."""
+    n = len(rows.numeric)
+    first, second = rng.integers(n, size=(2, min(n, _CHECK_ROWS)))
+    real, other = take(rows, first), take(rows, second)
+    numeric = np.where(rng.random(real.numeric.shape) < 0.5, real.numeric, other.numeric)
+    coins = rng.random(real.categorical.shape) < 0.5
+    categorical = np.where(coins, real.categorical, other.categorical)
+    return Rows(
+        np.concatenate([real.numeric, numeric]),
+        np.concatenate([real.categorical, categorical]),
+        None,
+        1,
+    )
 
 
 def _probe_rows(held_out: Rows, known: Rows) -> Rows:

@@ -25,7 +25,7 @@ from anomgan.nets.tabular import TabularNetworks, TabularSizes
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.frozen import FrozenScore, ScoreSettings
 from anomgan.scoring.inversion import InversionSettings, MLPWeights, preconditioner
-from anomgan.scoring.memory import leave_one_out_nearest
+from anomgan.scoring.memory import Memory, leave_one_out_nearest, spread
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.training.checkpoints import Checkpointer
 from anomgan.training.health import (
@@ -43,10 +43,11 @@ __all__ = ["FitControl", "Trained", "choose_device", "freeze", "judge_training",
 
 logger = logging.getLogger(__name__)
 
-_VALIDATION_SHARE = 0.1
-_MAX_VALIDATION = 512
 _SPACING_SAMPLE = 2048
-_PRECONDITIONER_SAMPLE = 256
+_SLIDE = 0.1
+"""Variance of a code around the encoder's, in squared latent distances of neighbouring rows."""
+_HEALTH_ROWS = 1024
+_PULL_SAMPLE = 1024
 _MONITOR_ROWS = 128
 
 
@@ -104,20 +105,36 @@ def choose_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Trained:
-    """Networks after training, with the rows they learnt from."""
+    """Networks after training, with the rows they learnt from.
+
+    Attributes
+    ----------
+    networks : TabularNetworks
+    game : FlagshipGame
+    scale : NoiseScale
+    held_out : Tensor [v, d]
+        Rows that the networks never saw.
+    memory : Memory
+        All rows, the held-out ones too: being near one of them is no less normal.
+    position : Tensor int64 [v]
+        Where each held-out row stands in memory, -1 where it was not kept.
+    record : TrainingRecord
+    rng : torch.Generator
+    """
 
     networks: TabularNetworks
     game: FlagshipGame
     scale: NoiseScale
-    known: Tensor
-    validation: Tensor
-    memory: Tensor
+    held_out: Tensor
+    memory: Memory
+    position: Tensor
     record: TrainingRecord
     rng: torch.Generator
 
 
 def train(
     features: Tensor,
+    held_out: NDArray[np.int64],
     parameters: FlagshipParameters,
     seed: int,
     device: torch.device,
@@ -125,28 +142,57 @@ def train(
     started: float,
     rng: np.random.Generator,
 ) -> Trained:
-    """Train all members on encoded rows [n, d]."""
+    """Train all members on encoded rows [n, d], those at `held_out` excepted."""
     features = features.to(device)
-    validation, fitted = _validation_split(len(features), rng)
-    memory = _memory(features, parameters.memory_size, rng)
-    scale = noise_scale(_nearest_distances(memory, rng), features.shape[1])
+    rows, counts, position = _distinct(features, parameters.memory_size, rng)
+    scale = noise_scale(
+        _nearest_distances(rows, rng),
+        _nearest_distances(_gaussian_like(rows, rng), rng),
+        features.shape[1],
+        repeated_share=float(counts[counts > 1].sum() / counts.sum()),
+    )
+    seen = features[np.setdiff1d(np.arange(len(features)), held_out)]
     generator = torch.Generator(device="cpu").manual_seed(_torch_seed(seed))
     sizes = TabularSizes(
         n_members=parameters.n_members,
         n_features=features.shape[1],
-        latent_dim=parameters.latent_dim or latent_dimension(features),
+        latent_dim=parameters.latent_dim or latent_dimension(seen),
         generator_width=parameters.generator_width,
         discriminator_width=parameters.discriminator_width,
         n_noise_levels=scale.n_levels,
     )
     networks = TabularNetworks(sizes, generator=generator).to(device)
     draws = torch.Generator(device=device).manual_seed(_torch_seed(seed) + 1)
-    sampler = Sampler(features[fitted], parameters.n_members, draws)
+    game = _game(networks, Sampler(seen, parameters.n_members, draws), scale, parameters)
+    checkpointer = None
+    if control.checkpoint is not None:
+        checkpointer = control.checkpoint(_fingerprint(features, parameters, seed))
+    trainer = Trainer(
+        networks,
+        players=game.players(),
+        phases=game.phases(),
+        sampler=game.sampler,
+        plan=_plan(parameters, control, started),
+        checkpointer=checkpointer,
+        monitor=_coverage_monitor(networks, features[held_out]),
+    )
+    record = trainer.run(progress=control.progress, stop_requested=control.stop_requested)
+    if record.stopped_by_deadline:
+        logger.info("training ended at step %d for --max-time", record.steps_run)
+    memory = Memory(rows, counts, scale.kernel_width).with_peak()
+    return Trained(
+        networks, game, scale, features[held_out], memory, position[held_out], record, draws
+    )
+
+
+def _game(
+    networks: TabularNetworks, sampler: Sampler, scale: NoiseScale, parameters: FlagshipParameters
+) -> FlagshipGame:
     if parameters.objective not in OBJECTIVES:
         raise UsageError(
             f"objective {parameters.objective!r} is not known: choose one of {sorted(OBJECTIVES)}"
         )
-    game = FlagshipGame(
+    return FlagshipGame(
         networks,
         sampler=sampler,
         scale=scale,
@@ -158,22 +204,6 @@ def train(
         ),
         batch_rows=parameters.batch_rows,
     )
-    checkpointer = None
-    if control.checkpoint is not None:
-        checkpointer = control.checkpoint(_fingerprint(features, parameters, seed))
-    trainer = Trainer(
-        networks,
-        players=game.players(),
-        phases=game.phases(),
-        sampler=sampler,
-        plan=_plan(parameters, control, started),
-        checkpointer=checkpointer,
-        monitor=_coverage_monitor(networks, features[validation]),
-    )
-    record = trainer.run(progress=control.progress, stop_requested=control.stop_requested)
-    if record.stopped_by_deadline:
-        logger.info("training ended at step %d for --max-time", record.steps_run)
-    return Trained(networks, game, scale, features, features[validation], memory, record, draws)
 
 
 def _coverage_monitor(
@@ -220,23 +250,35 @@ def _fingerprint(features: Tensor, parameters: FlagshipParameters, seed: int) ->
     return digest.hexdigest()
 
 
-def _validation_split(
-    n: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that judge the networks, and rows that train them; tiny tables use all for both."""
-    order = rng.permutation(n)
-    n_validation = min(_MAX_VALIDATION, int(_VALIDATION_SHARE * n))
-    if n_validation < 10:
-        return np.sort(order), np.sort(order)
-    return np.sort(order[:n_validation]), np.sort(order[n_validation:])
+def _distinct(
+    features: Tensor, size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct rows [a, d], at most `size`, how often each occurs [a], and the place of all rows.
 
-
-def _memory(features: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """Distinct rows, at most `size`: [a, d]."""
-    distinct = np.unique(features.cpu().numpy(), axis=0)
+    The place, int64 [n], is -1 for rows that were not kept.
+    """
+    distinct, inverse, counts = np.unique(
+        features.cpu().numpy(), axis=0, return_inverse=True, return_counts=True
+    )
+    kept = np.arange(len(distinct))
     if len(distinct) > size:
-        distinct = distinct[np.sort(rng.choice(len(distinct), size, replace=False))]
-    return torch.from_numpy(distinct).to(features.device)
+        kept = np.sort(rng.choice(len(distinct), size, replace=False))
+    place = np.full(len(distinct), -1)
+    place[kept] = np.arange(len(kept))
+    return (
+        torch.from_numpy(distinct[kept]).to(features.device),
+        torch.from_numpy(counts[kept].astype(np.float32)).to(features.device),
+        torch.from_numpy(place[inverse.ravel()]),
+    )
+
+
+def _gaussian_like(rows: Tensor, rng: np.random.Generator) -> Tensor:
+    """As many Gaussian rows of the same covariance, float32 [a, d]."""
+    values = rows.cpu().double().numpy()
+    centred = values - values.mean(axis=0)
+    variances, axes = np.linalg.eigh(centred.T @ centred / max(1, len(values) - 1))
+    normal = rng.standard_normal(values.shape) * np.sqrt(np.maximum(variances, 0.0))
+    return torch.from_numpy((normal @ axes.T).astype(np.float32)).to(rows.device)
 
 
 def _nearest_distances(memory: Tensor, rng: np.random.Generator) -> Tensor:
@@ -257,27 +299,21 @@ def _nearest_distances(memory: Tensor, rng: np.random.Generator) -> Tensor:
 def freeze(
     trained: Trained, encoder: FeatureEncoder, parameters: FlagshipParameters
 ) -> FrozenScore:
-    """Fold the trained networks, the memory and the codebook into the score, on the CPU."""
-    nets, scale = trained.networks, trained.scale
-    m = nets.sizes.n_members
+    """Fold the trained networks and the memory into the score, on the CPU."""
+    nets, scale, memory = trained.networks, trained.scale, trained.memory
     generator = MLPWeights.freeze(nets.generator)
-    memory = trained.memory
-    codes = nets.encoder(memory.unsqueeze(0).expand(m, -1, -1))  # [m, a, k]
-    drawn = torch.randn(
-        (m, parameters.codebook_size, nets.sizes.latent_dim),
-        generator=trained.rng,
-        device=memory.device,
-    )
-    pull = _pull(memory, codes, scale.bandwidth, parameters.slide)
+    sample = spread(len(memory.rows), _PULL_SAMPLE).to(memory.rows.device)
+    codes = _codes(nets, memory.rows[sample])  # [m, b, k]
+    other = leave_one_out_nearest(memory.rows, sample) if len(memory.rows) > 1 else sample
+    gaps = (codes - _codes(nets, memory.rows[other])).square().mean(dim=2).median(dim=1).values
+    pull = scale.bandwidth**2 / (_SLIDE * gaps + 1e-6)
     score = FrozenScore(
         generator=generator,
         encoder=MLPWeights.freeze(nets.encoder),
         discriminator=_read_out(trained),
-        memory=memory,
-        memory_codes=codes,
-        codebook_rows=generator(drawn),
-        codebook_codes=drawn,
-        preconditioner=preconditioner(generator, codes[:, :_PRECONDITIONER_SAMPLE], pull),
+        memory_rows=memory.rows,
+        memory_counts=memory.counts,
+        preconditioner=preconditioner(generator, codes[:, :: _PULL_SAMPLE // 256], pull),
         pull=pull,
         feature_column=torch.from_numpy(encoder.feature_column),
         n_columns=encoder.n_columns,
@@ -285,7 +321,10 @@ def freeze(
             bandwidth=scale.bandwidth,
             discriminator_median=0.0,
             discriminator_bound=parameters.discriminator_bound,
-            free_share=parameters.free_share,
+            discriminator_trust=1.0 - scale.smoothness,
+            inversion_share=parameters.inversion_share,
+            kernel_width=memory.width,
+            kernel_peak=memory.peak,
             inversion=InversionSettings(n_steps=parameters.inversion_steps),
         ),
     )
@@ -294,24 +333,21 @@ def freeze(
         n_columns=score.n_columns,
         settings=score.settings,
     )
-    median = float(score.log_odds(trained.validation.cpu()).median())
+    median = float(score.log_odds(trained.held_out.cpu()).median())
     return replace(score, settings=replace(score.settings, discriminator_median=median))
 
 
-def _pull(memory: Tensor, codes: Tensor, bandwidth: float, slide: float) -> Tensor:
-    """Weight of the pull to the start, [m]: s^2 over the variance of the slide."""
-    sample = torch.arange(min(len(memory), 1024), device=memory.device)
-    if len(sample) < 2:
-        return torch.full((len(codes),), bandwidth**2, device=memory.device)
-    other = leave_one_out_nearest(memory, sample)
-    spacing = (codes[:, sample] - codes[:, other]).square().mean(dim=2).median(dim=1).values
-    return bandwidth**2 / (slide * spacing + 1e-6)
+def _codes(networks: TabularNetworks, rows: Tensor) -> Tensor:
+    """Latent codes of rows [n, d] by each member's encoder, [m, n, k]."""
+    members = rows.unsqueeze(0).expand(networks.sizes.n_members, -1, -1)
+    codes: Tensor = networks.encoder(members)
+    return codes
 
 
 def _read_out(trained: Trained) -> MLPWeights:
-    """Fold noise grades, class shares and the bandwidth into one output, L."""
+    """Fold noise grades, class shares and the level that is read into one output, L."""
     weights = MLPWeights.freeze(trained.networks.discriminator)
-    read = torch.tensor([-1.0, *trained.scale.read_weights()], device=trained.known.device)
+    read = torch.tensor([-1.0, *trained.scale.read_weights()], device=trained.held_out.device)
     last, bias = weights.matrices[-1], weights.biases[-1]
     corrected = bias[..., 1:] - trained.game.log_priors().to(bias.device)
     return MLPWeights(
@@ -324,8 +360,8 @@ def _read_out(trained: Trained) -> MLPWeights:
 def judge_training(
     trained: Trained, score: FrozenScore, encoder: FeatureEncoder, calibration_scores: Tensor
 ) -> Health:
-    """Judge generator and score on validation rows."""
-    real = trained.validation.cpu()
+    """Judge generator and score on held-out rows."""
+    real = trained.held_out.cpu()[:_HEALTH_ROWS]
     n = len(real)
     facts = {
         "finite_scores": float(bool(torch.isfinite(calibration_scores).all())),
@@ -336,9 +372,13 @@ def judge_training(
         "two_sample_accuracy": 0.5,
     }
     if n > 10:
-        generated = score.codebook_rows[:, :n]
+        codes = torch.randn(
+            (score.n_members, n, trained.networks.sizes.latent_dim),
+            generator=torch.Generator().manual_seed(0),
+        )
         each = [
-            (coverage(real, g), precision(real, g), two_sample_accuracy(real, g)) for g in generated
+            (coverage(real, g), precision(real, g), two_sample_accuracy(real, g))
+            for g in score.generator(codes)
         ]
         # The weakest member decides: one collapsed generator is worth knowing.
         facts["coverage"] = min(e[0] for e in each)
@@ -346,7 +386,7 @@ def judge_training(
         facts["two_sample_accuracy"] = max(e[2] for e in each)
     coins = torch.randint(2, real.shape, generator=torch.Generator().manual_seed(0))
     no_surprise = torch.zeros(n, encoder.n_columns)
-    clean = score(real, no_surprise).score
     thrown = score(real + FAR_AWAY * (2.0 * coins - 1.0), no_surprise).score
-    facts["far_auroc"] = float((thrown.unsqueeze(1) > clean.unsqueeze(0)).float().mean())
+    above = thrown.unsqueeze(1) > calibration_scores[:n].unsqueeze(0)
+    facts["far_auroc"] = float(above.float().mean())
     return judge(facts)

@@ -42,17 +42,13 @@ class FlagshipParameters:
         Half-life of the averaged weights, as a share of the rows a member sees.
     inversion_steps : int
         K.
-    codebook_size : int
-        Generated rows that inversion may start from.
     memory_size : int
-        Most training rows kept for the anchored inversion; a random subset beyond.
+        Most distinct rows kept for the soft distance; a random subset beyond.
     discriminator_bound : float
-        c, nats.
-    free_share : float
-        w, share of the unanchored reconstruction.
-    slide : float
-        Variance of the anchored slide along the manifold, in units of the squared latent
-        distance between neighbouring training rows.
+        c, nats; 0 leaves the discriminator out.
+    inversion_share : float
+        w, share of the latent inversion in the reconstruction; the rest is the soft distance
+        to the memory.
     max_calibration_rows : int
         Most rows held out for calibration; a fifth of the rows below that.
     """
@@ -70,19 +66,20 @@ class FlagshipParameters:
     cycle_weight: float = 0.5
     ema_share: float = 0.05
     inversion_steps: int = 5
-    codebook_size: int = 1024
     memory_size: int = 8192
     discriminator_bound: float = 4.0
-    free_share: float = 0.2
-    slide: float = 0.1
+    inversion_share: float = 0.1
     max_calibration_rows: int = 2000
 
     def __post_init__(self) -> None:
         from_one = (
-            "n_members n_steps latent_dim generator_width discriminator_width codebook_size "
-            "memory_size max_calibration_rows"
+            "n_members n_steps latent_dim generator_width discriminator_width max_calibration_rows"
         )
-        least = dict.fromkeys(from_one.split(), 1) | {"batch_rows": 4, "inversion_steps": 0}
+        least = dict.fromkeys(from_one.split(), 1) | {
+            "batch_rows": 4,
+            "memory_size": 2,
+            "inversion_steps": 0,
+        }
         faults = [
             f"{name} is {getattr(self, name)}, it must be at least {bound}"
             for name, bound in least.items()
@@ -90,16 +87,21 @@ class FlagshipParameters:
         ]
         faults += [
             f"{name} is {getattr(self, name)}, it must be above 0"
-            for name in ("learning_rate", "ema_share", "discriminator_bound", "slide")
+            for name in ("learning_rate", "ema_share")
             if not getattr(self, name) > 0
         ]
         faults += [
             f"{name} is {getattr(self, name)}, it must not be negative"
-            for name in ("gradient_penalty", "reconstruction_weight", "cycle_weight")
+            for name in (
+                "gradient_penalty",
+                "reconstruction_weight",
+                "cycle_weight",
+                "discriminator_bound",
+            )
             if not getattr(self, name) >= 0
         ]
-        if not 0.0 <= self.free_share <= 1.0:
-            faults.append(f"free_share is {self.free_share}, it must lie in [0, 1]")
+        if not 0.0 <= self.inversion_share <= 1.0:
+            faults.append(f"inversion_share is {self.inversion_share}, it must lie in [0, 1]")
         if faults:
             raise UsageError("; ".join(faults), faults)
 

@@ -35,31 +35,62 @@ CLEAN_BLUR = 0.3
 density where columns are discrete."""
 PAIR_SHARE = 0.25
 """Real-against-generated pairs at each step, a graded row: the generator needs fewer."""
+LOOSE_FROM = 0.6
+"""Looseness from which kernels widen."""
+_NARROWEST_KERNEL = 0.01
 PENALTY_INTERVAL = 4
 """Steps between two gradient-penalty updates (lazy regularisation)."""
 
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """Noise widths that follow the spacing of the training rows.
+    """Widths that follow the spacing and the clustering of the training rows.
 
     Attributes
     ----------
     spacing : float
-        Median nearest-neighbour distance over the square root of the number of features:
+        q: median nearest-neighbour distance over the square root of the number of features,
         the typical step from a row to its neighbour, a feature.
+    looseness : float
+        Median nearest-neighbour distance, repeated rows included, over the same of a Gaussian
+        sample of equal size and covariance: near 0 for rows in tight clusters, on a thin manifold
+        or in several copies, near 1 for rows without any structure that a Gaussian lacks (a
+        clustering tendency in the sense of Hopkins & Skellam, 1954, against a Gaussian instead of
+        a uniform reference).
     smallest, largest : float
         Range of the graded noise, in standardised units.
-    bandwidth : float
-        The level at which the score reads the discriminator.
     n_levels : int
     """
 
     spacing: float
-    smallest: float
-    largest: float
-    bandwidth: float
-    n_levels: int
+    looseness: float
+    smallest: float = 0.03
+    largest: float = 2.0
+    n_levels: int = 7
+
+    @property
+    def smoothness(self) -> float:
+        """How far to smooth, in [0, 1].
+
+        Where rows have structure at the scale of their neighbours, a narrow kernel and the
+        network see it; where they have none, both would only follow the sample.
+        """
+        return min(1.0, max(0.0, (self.looseness - LOOSE_FROM) / (1.0 - LOOSE_FROM)))
+
+    @property
+    def bandwidth(self) -> float:
+        """Temperature s of the reconstruction: squared distances count in units of 2 s^2."""
+        return min(0.35, max(self.smallest, 3.0 * self.spacing))
+
+    @property
+    def kernel_width(self) -> float:
+        """Kernel width h of the memory: one spacing, up to three without structure."""
+        return max(_NARROWEST_KERNEL, self.spacing) * (1.0 + 2.0 * self.smoothness)
+
+    @property
+    def read_level(self) -> float:
+        """Noise level at which the score reads the discriminator."""
+        return min(self.largest, max(self.smallest, 1.5 * self.spacing))
 
     @property
     def log_edges(self) -> tuple[float, float]:
@@ -67,12 +98,12 @@ class NoiseScale:
         return math.log(self.smallest), math.log(self.largest)
 
     def read_weights(self) -> tuple[float, ...]:
-        """Weights over the noise classes that read the discriminator at `bandwidth`.
+        """Weights over the noise classes that read the discriminator at `read_level`.
 
         Linear interpolation between the two classes whose log-centres enclose it.
         """
         low, high = self.log_edges
-        position = (math.log(self.bandwidth) - low) / (high - low) * self.n_levels - 0.5
+        position = (math.log(self.read_level) - low) / (high - low) * self.n_levels - 0.5
         position = min(max(position, 0.0), self.n_levels - 1.0)
         below = min(int(position), self.n_levels - 2)
         share = position - below
@@ -82,23 +113,35 @@ class NoiseScale:
         return tuple(weights)
 
 
-def noise_scale(nearest_distances: Tensor, n_features: int) -> NoiseScale:
-    """Choose the noise range and the reading bandwidth from nearest-neighbour distances.
+def noise_scale(
+    nearest_distances: Tensor,
+    gaussian_distances: Tensor,
+    n_features: int,
+    *,
+    repeated_share: float = 0.0,
+) -> NoiseScale:
+    """Measure spacing and looseness.
 
     Parameters
     ----------
     nearest_distances : Tensor [n]
-        Leave-one-out distances of training rows to their nearest neighbour.
+        Leave-one-out distances of distinct known rows to their nearest neighbour.
+    gaussian_distances : Tensor [n']
+        The same in a Gaussian sample of as many rows and the same covariance.
     n_features : int
         Encoded columns, d.
+    repeated_share : float
+        Share of the known rows, in [0, 1], that stand there more than once: their nearest
+        neighbour is at distance 0.
     """
-    spacing = float(nearest_distances.median()) / math.sqrt(n_features)
+    typical = 0.0
+    if repeated_share < 0.5:
+        level = (0.5 - repeated_share) / (1.0 - repeated_share)
+        typical = float(nearest_distances.quantile(level, interpolation="lower"))
+    reference = float(gaussian_distances.median())
     return NoiseScale(
-        spacing=spacing,
-        smallest=0.03,
-        largest=2.0,
-        bandwidth=min(0.35, max(0.03, 3.0 * spacing)),
-        n_levels=7,
+        spacing=float(nearest_distances.median()) / math.sqrt(n_features),
+        looseness=typical / reference if reference > 0.0 else 1.0,
     )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
+from io import StringIO
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -227,10 +229,11 @@ def _pyod(known: Numbers, seed: int, *, module: str, name: str) -> Fitted:
     """Fit a PyOD detector as shipped; those that take a seed or the number of columns get it."""
     import inspect
 
-    kind = getattr(importlib.import_module(f"pyod.models.{module}"), name)
-    offered = {"random_state": seed, "n_features": known.shape[1]}
-    taken = inspect.signature(kind).parameters
-    detector = kind(**{key: value for key, value in offered.items() if key in taken}).fit(known)
+    with redirect_stdout(StringIO()):  # some print every epoch
+        kind = getattr(importlib.import_module(f"pyod.models.{module}"), name)
+        offered = {"random_state": seed, "n_features": known.shape[1]}
+        taken = inspect.signature(kind).parameters
+        detector = kind(**{key: value for key, value in offered.items() if key in taken}).fit(known)
     return lambda rows: np.asarray(detector.decision_function(rows), dtype=np.float64)
 
 

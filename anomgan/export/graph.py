@@ -125,9 +125,20 @@ def hidden_layers(g: GraphBuilder, x: Value, network: Network) -> tuple[Value, .
     out = []
     for weight, bias in zip(network.matrices[:-1], network.biases[:-1], strict=True):
         x = _affine(g, x, weight, bias)
-        x = g.op("Elu", x) if network.activation == "elu" else g.op("LeakyRelu", x, alpha=LEAK)
+        x = _elu(g, x) if network.activation == "elu" else g.op("LeakyRelu", x, alpha=LEAK)
         out.append(x)
     return tuple(out)
+
+
+def _elu(g: GraphBuilder, x: Value) -> Value:
+    """Add an exponential linear unit.
+
+    Not onnxruntime's own: its last bits depend on where in the batch, and so on which thread, an
+    element stands.
+    """
+    zero, one = g.constant(0.0, np.float32), g.constant(1.0, np.float32)
+    below = g.op("Sub", g.op("Exp", g.op("Min", x, zero)), one)
+    return g.op("Add", g.op("Max", x, zero), below)
 
 
 def mlp(g: GraphBuilder, x: Value, network: Network) -> tuple[Value, ...]:

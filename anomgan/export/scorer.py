@@ -32,7 +32,7 @@ from anomgan.export.graph import (
 )
 from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.inversion import MLPWeights
-from anomgan.scoring.memory import GRID, similarity_bias
+from anomgan.scoring.memory import SHARE_FLOOR
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Schema
 
@@ -144,14 +144,14 @@ def _tiled(
         return g.op("Reshape", padded, g.op("Concat", tiles, rows, g.ints(width), axis=0))
 
     n_columns = score.n_columns
-    x = cut(features, score.memory.shape[1])
+    x = cut(features, score.memory_rows.shape[1])
     s = cut(surprise, n_columns)
     body = GraphBuilder(g)
     score_tile, p_tile, contribution_tile = _tile(body, score, calibrator, "tile_x", "tile_s")
     inner = body.graph(
         "tile",
         [
-            helper.make_tensor_value_info("tile_x", _FLOAT, ["c", score.memory.shape[1]]),
+            helper.make_tensor_value_info("tile_x", _FLOAT, ["c", score.memory_rows.shape[1]]),
             helper.make_tensor_value_info("tile_s", _FLOAT, ["c", n_columns]),
         ],
         [
@@ -182,7 +182,9 @@ def _tile(
     bound = settings.discriminator_bound
     odds = g.op("Sub", odds, g.constant(settings.discriminator_median, np.float32))
     odds = g.op("Clip", odds, g.constant(-bound, np.float32), g.constant(bound, np.float32))
-    odds = g.op("Add", odds, g.constant(bound + FLOOR, np.float32))  # [c, 1]
+    odds = g.op("Add", odds, g.constant(bound, np.float32))
+    odds = g.op("Mul", odds, g.constant(settings.discriminator_trust, np.float32))
+    odds = g.op("Add", odds, g.constant(FLOOR, np.float32))  # [c, 1]
     contributions = g.op("Concat", columns, odds, axis=1)
     total = g.op("Squeeze", row_sum(g, contributions, score.n_columns + 1), g.ints(1))
     return total, _p_value(g, calibrator, total), contributions
@@ -220,71 +222,46 @@ def _mean(g: GraphBuilder, values: list[Value]) -> Value:
     return g.op("Mul", g.op("Sum", *values), g.constant(1.0 / len(values), np.float32))
 
 
-def _nearest(g: GraphBuilder, rows: Value, bias: NDArray[np.float64], x64: Value) -> Value:
-    """Index of the nearest row, as `anomgan.scoring.memory.nearest`: int64 [c]."""
-    scaled = g.op("Mul", g.op("Cast", rows, to=_DOUBLE), g.constant(GRID, np.float64))
-    rounding = g.constant(bias * GRID + 0.5, np.float64)
-    similarity = g.op("Gemm", x64, scaled, rounding, transB=1)  # [c, a]
-    return g.op("ArgMax", g.op("Floor", similarity), axis=1, keepdims=0)
-
-
-def _bias(rows: Tensor) -> NDArray[np.float64]:
-    return similarity_bias(rows).numpy()
-
-
 def _reconstruction(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
     """Reconstruction term by feature, [c, d]."""
-    settings, x_width = score.settings, score.memory.shape[1]
-    x64 = g.op("Cast", x, to=_DOUBLE)
-    memory = g.constant(_array(score.memory), stem="memory")
-    anchor = _nearest(g, memory, _bias(score.memory), x64)
-    anchor_row = g.op("Gather", memory, anchor, axis=0)
-    shift = g.op("Sub", x, anchor_row)
-    terms = []
-    for m in range(score.n_members):
-        encoder = _member(score.encoder, m)
-        drawn = g.constant(_array(score.codebook_rows[m]), stem="codebook")
-        index = _nearest(g, drawn, _bias(score.codebook_rows[m]), x64)
-        starts = [
-            g.op("Gather", g.constant(_array(score.memory_codes[m])), anchor, axis=0),
-            mlp(g, x, encoder)[-1],
-            g.op("Gather", g.constant(_array(score.codebook_codes[m])), index, axis=0),
-        ]
-        energy, residual = _invert(g, score, m, x, shift, starts)
-        terms.append(_weigh(g, energy, residual, settings.free_share, x_width))
-    scale = 1.0 / (2.0 * settings.bandwidth**2)
-    return g.op("Mul", _mean(g, terms), g.constant(scale, np.float32))
-
-
-def _weigh(g: GraphBuilder, energy: Value, residual: Value, share: float, width: int) -> Value:
-    """Anchored and free energies of one member by feature, [c, d].
-
-    `energy` [3c, 1] and `residual` [3c, d] hold the anchored start, then the two free ones.
-    """
-    anchored, encoded, drawn = g.multi("Split", energy, outputs=3, axis=0, num_outputs=3)
-    r_anchored, r_encoded, r_drawn = g.multi("Split", residual, outputs=3, axis=0, num_outputs=3)
-    better = g.op("Less", drawn, encoded)
-    free = g.op("Where", better, drawn, encoded)
-    r_free = g.op("Where", better, r_drawn, r_encoded)
-
-    def by_feature(total: Value, r: Value, weight: float) -> Value:
-        square = g.op("Mul", r, r)
-        norm = g.op("Max", row_sum(g, square, width), g.constant(1e-30, np.float32))
-        part = g.op("Mul", square, g.op("Div", total, norm))
-        return g.op("Mul", part, g.constant(weight, np.float32))
-
+    settings = score.settings
+    generated = _mean(g, [_inverted(g, score, m, x) for m in range(score.n_members)])
+    scale, share = 1.0 / (2.0 * settings.bandwidth**2), settings.inversion_share
     return g.op(
-        "Add", by_feature(anchored, r_anchored, 1.0 - share), by_feature(free, r_free, share)
+        "Add",
+        g.op("Mul", _soft_distance(g, score, x), g.constant((1.0 - share) * scale, np.float32)),
+        g.op("Mul", generated, g.constant(share * scale, np.float32)),
     )
 
 
-def _invert(
-    g: GraphBuilder, score: FrozenScore, m: int, x: Value, shift: Value, starts: list[Value]
-) -> tuple[Value, Value]:
-    """Invert the three starts of one member at once: energy [3c, 1], residual [3c, d].
+def _soft_distance(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
+    """Soft squared distance to the memory by feature, [c, d]; see `Memory.soft_distance`."""
+    memory = score.memory()
+    n_rows, width = memory.rows.shape
+    variance = g.constant(memory.width**2, np.float64)
+    x64 = g.op("Cast", x, to=_DOUBLE)
+    rows = g.constant(_array(memory.rows), stem="memory")
+    rows64 = g.op("Cast", rows, to=_DOUBLE)
+    log_kernel = g.op("Gemm", x64, rows64, g.constant(memory.bias().numpy()), transB=1)  # [c, a]
+    largest = g.op("ReduceMax", log_kernel, g.ints(1), keepdims=1)  # [c, 1]
+    relative = g.op("Div", g.op("Sub", log_kernel, largest), variance)
+    kernel = g.op("Exp", g.op("Cast", relative, to=_FLOAT))
+    total = row_sum(g, kernel, n_rows)  # [c, 1]
+    log_total = g.op("Log", g.op("Cast", total, to=_DOUBLE))
+    log_sum = g.op("Add", largest, g.op("Mul", log_total, variance))
+    norm = g.op("MatMul", g.op("Mul", x64, x64), g.constant(np.ones((width, 1))))
+    energy = g.op("Sub", norm, g.op("Mul", log_sum, g.constant(2.0, np.float64)))
+    energy = g.op("Add", energy, g.constant(2.0 * memory.width**2 * memory.peak, np.float64))
+    energy = g.op("Max", energy, g.constant(0.0, np.float64))
+    offset = g.op("Sub", x, g.op("Div", g.op("MatMul", kernel, rows), total))
+    floor = g.constant(SHARE_FLOOR * memory.width**2, np.float32)
+    share = g.op("Add", g.op("Mul", offset, offset), floor)
+    part = g.op("Div", g.op("Cast", energy, to=_FLOAT), row_sum(g, share, width))
+    return g.op("Mul", share, part)
 
-    `shift` is x minus its anchor row; the anchored target is ``G(start) + shift``.
-    """
+
+def _inverted(g: GraphBuilder, score: FrozenScore, m: int, x: Value) -> Value:
+    """Energy left after inverting one member from its encoder's code, by feature, [c, d]."""
     settings = score.settings.inversion
     net = _member(score.generator, m)
     pull = float(score.pull[m])
@@ -292,12 +269,10 @@ def _invert(
     # Folded into the last product of the backward pass: gradient, then direction.
     to_code = -(net.matrices[0].T.astype(np.float64) @ direction).astype(np.float32)
     to_start = -(pull * direction).astype(np.float32)
-    start = g.op("Concat", *starts, axis=0)  # [3c, k]
+    start = mlp(g, x, _member(score.encoder, m))[-1]  # [c, k]
     h1, h2, out = mlp(g, start, net)
-    anchored, _, _ = g.multi("Split", out, outputs=3, axis=0, num_outputs=3)
-    target = g.op("Concat", g.op("Add", anchored, shift), x, x, axis=0)
-    first = residual = g.op("Sub", out, target)
-    negated = g.op("Sub", g.constant(net.biases[2].ravel()), target)
+    first = residual = g.op("Sub", out, x)
+    negated = g.op("Sub", g.constant(net.biases[2].ravel()), x)
     code, velocity = start, None
     momentum = g.constant(settings.momentum, np.float32)
     weight = [g.constant(w, stem="w") for w in net.matrices]
@@ -325,19 +300,19 @@ def _slope(g: GraphBuilder, hidden: Value) -> Value:
 
 def _keep_better(
     g: GraphBuilder, first: Value, last: Value, moved: Value, pull: float, net: Network
-) -> tuple[Value, Value]:
-    """Keep the start of rows that the steps did not help."""
+) -> Value:
+    """Energy by feature, of the start where the steps did not help."""
     latent_dim, width = len(net.matrices[0]), net.matrices[-1].shape[1]
-
-    def norm(value: Value, n: int) -> Value:
-        return row_sum(g, g.op("Mul", value, value), n)
-
-    energy_first = norm(first, width)
-    cost = g.op("Mul", norm(moved, latent_dim), g.constant(pull, np.float32))
-    energy_last = g.op("Add", norm(last, width), cost)
-    better = g.op("Less", energy_last, energy_first)
-    energy = g.op("Where", better, energy_last, energy_first)
-    return energy, g.op("Where", better, last, first)
+    square_first, square_last = g.op("Mul", first, first), g.op("Mul", last, last)
+    norm_first, norm_last = row_sum(g, square_first, width), row_sum(g, square_last, width)
+    cost = row_sum(g, g.op("Mul", moved, moved), latent_dim)
+    cost = g.op("Mul", cost, g.constant(pull, np.float32))
+    energy_last = g.op("Add", norm_last, cost)
+    better = g.op("Less", energy_last, norm_first)
+    energy = g.op("Where", better, energy_last, norm_first)
+    norm = g.op("Max", g.op("Where", better, norm_last, norm_first), g.constant(1e-30, np.float32))
+    square = g.op("Where", better, square_last, square_first)
+    return g.op("Mul", square, g.op("Div", energy, norm))
 
 
 def _p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:

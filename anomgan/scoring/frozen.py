@@ -2,20 +2,18 @@
 
     score = reconstruction + discriminator + surprise        (all in nats)
 
-- **reconstruction**: mean over members of ``((1 - w) A + w F) / (2 s^2)``, where A and F are
-  energies left after latent inversion. The *anchored* one, A, starts from the code of the
-  nearest training row, shifted so that this row is given back exactly: with no steps taken it
-  is the negative log of a nearest-neighbour density, and the steps let the neighbour slide
-  along the generator's manifold (a manifold Parzen window, Vincent & Bengio, 2003, with the
-  tangents learnt by the generator). The *free* one, F, is the lesser of two unshifted starts,
-  the encoder's code and the code of the nearest generated row: it asks the generator alone. s
-  is the bandwidth, tied to the spacing of the training rows.
-- **discriminator**: ``clip(L - median, -c, c) + c + 1``. L is the graded discriminator's log-odds
-  that a row is diffused to bandwidth s rather than clean, averaged over members; the median is
-  taken over held-out normal rows. By Bayes' rule L is log p_s(x) - log p(x): it corrects the
-  Parzen term by what the network learnt about fine structure. It is bounded because a network
-  is arbitrary far from all data, where distance must decide. The last term keeps scores at or
-  above 1, where a relative difference of two runtimes means something.
+- **reconstruction**: ``((1 - w) T + w E) / (2 s^2)``. T is the soft squared distance to the
+  training rows (`anomgan.scoring.memory`), so that T / 2 s^2 is the negative log of a kernel
+  density, tempered to bandwidth s. E is the energy that latent inversion leaves, started from
+  the encoder's code and averaged over members: it asks the generator alone.
+- **discriminator**: ``v (clip(L - median, -c, c) + c) + 1``. L is the graded discriminator's
+  log-odds that a row is diffused by a little noise rather than clean, averaged over members; the
+  median is taken over held-out normal rows. By Bayes' rule L is log p_noisy(x) - log p(x): it
+  corrects the kernel density by what the network learnt about fine structure. It is bounded
+  because a network is arbitrary far from all data, where distance must decide, and its trust v
+  falls to 0 where the rows have no fine structure (`anomgan.detectors.anomgan.NoiseScale`). The
+  last term keeps scores at or above 1, where a relative difference of two runtimes means
+  something.
 - **surprise**: log(n + 1) for each state that training never saw (`anomgan.tables.encoding`).
 
 The score is never below `FLOOR`. Its parts are attributed to columns, and the discriminator has a
@@ -34,7 +32,7 @@ from torch import Tensor
 from anomgan.errors import ModelCorruptError
 from anomgan.nets.tabular import GENERATOR_ACTIVATION
 from anomgan.scoring.inversion import Inversion, InversionSettings, MLPWeights
-from anomgan.scoring.memory import nearest
+from anomgan.scoring.memory import Memory
 
 __all__ = ["FLOOR", "FrozenScore", "ScoreSettings", "Scored"]
 
@@ -57,15 +55,22 @@ class ScoreSettings:
         Median of L over held-out normal rows, nats.
     discriminator_bound : float
         c, nats.
-    free_share : float
-        w, the share of the unanchored reconstruction.
+    discriminator_trust : float
+        v, in [0, 1].
+    inversion_share : float
+        w, the share of the inversion's energy in the reconstruction.
+    kernel_width, kernel_peak : float
+        Of the memory.
     inversion : InversionSettings
     """
 
     bandwidth: float
     discriminator_median: float
     discriminator_bound: float
-    free_share: float
+    discriminator_trust: float
+    inversion_share: float
+    kernel_width: float
+    kernel_peak: float
     inversion: InversionSettings
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,7 +79,10 @@ class ScoreSettings:
             "bandwidth": self.bandwidth,
             "discriminator_median": self.discriminator_median,
             "discriminator_bound": self.discriminator_bound,
-            "free_share": self.free_share,
+            "discriminator_trust": self.discriminator_trust,
+            "inversion_share": self.inversion_share,
+            "kernel_width": self.kernel_width,
+            "kernel_peak": self.kernel_peak,
             "inversion": {
                 "n_steps": self.inversion.n_steps,
                 "learning_rate": self.inversion.learning_rate,
@@ -90,7 +98,10 @@ class ScoreSettings:
             bandwidth=float(data["bandwidth"]),
             discriminator_median=float(data["discriminator_median"]),
             discriminator_bound=float(data["discriminator_bound"]),
-            free_share=float(data["free_share"]),
+            discriminator_trust=float(data["discriminator_trust"]),
+            inversion_share=float(data["inversion_share"]),
+            kernel_width=float(data["kernel_width"]),
+            kernel_peak=float(data["kernel_peak"]),
             inversion=InversionSettings(
                 n_steps=int(inversion["n_steps"]),
                 learning_rate=float(inversion["learning_rate"]),
@@ -123,13 +134,10 @@ class FrozenScore:
     generator, encoder : MLPWeights
     discriminator : MLPWeights
         Its last layer is folded to the single read-out L, [m, width, 1].
-    memory : Tensor [a, d]
-        Encoded training rows.
-    memory_codes : Tensor [m, a, k]
-        Their latent codes.
-    codebook_rows : Tensor [m, c, d]
-        Generated rows.
-    codebook_codes : Tensor [m, c, k]
+    memory_rows : Tensor [a, d]
+        Encoded rows of normal operation.
+    memory_counts : Tensor [a]
+        How many rows each stands for.
     preconditioner : Tensor [m, k, k]
     pull : Tensor [m]
     feature_column : Tensor int64 [d]
@@ -141,10 +149,8 @@ class FrozenScore:
     generator: MLPWeights
     encoder: MLPWeights
     discriminator: MLPWeights
-    memory: Tensor
-    memory_codes: Tensor
-    codebook_rows: Tensor
-    codebook_codes: Tensor
+    memory_rows: Tensor
+    memory_counts: Tensor
     preconditioner: Tensor
     pull: Tensor
     feature_column: Tensor
@@ -160,11 +166,27 @@ class FrozenScore:
         """Return the inversion of this score."""
         return Inversion(self.generator, self.preconditioner, self.pull, self.settings.inversion)
 
+    def memory(self) -> Memory:
+        """Return the memory of this score."""
+        width, peak = self.settings.kernel_width, self.settings.kernel_peak
+        return Memory(self.memory_rows, self.memory_counts, width, peak)
+
     @torch.no_grad()
-    def __call__(self, features: Tensor, surprise: Tensor) -> Scored:
-        """Score encoded rows: float32 [n, d] and [n, n_columns]."""
+    def __call__(self, features: Tensor, surprise: Tensor, own: Tensor | None = None) -> Scored:
+        """Score encoded rows.
+
+        Parameters
+        ----------
+        features : Tensor float32 [n, d]
+        surprise : Tensor float32 [n, n_columns]
+        own : Tensor int64 [n], optional
+            Where each row itself stands in memory, to be left out; -1 for none. Rows of memory
+            are scored so when they stand for new ones.
+        """
+        if own is None:
+            own = torch.full((len(features),), -1)
         parts = [
-            self._chunk(features[i : i + _CHUNK], surprise[i : i + _CHUNK])
+            self._chunk(*(t[i : i + _CHUNK] for t in (features, surprise, own)))
             for i in range(0, len(features), _CHUNK)
         ]
         if not parts:
@@ -172,46 +194,38 @@ class FrozenScore:
         contributions = torch.cat(parts)
         return Scored(contributions.sum(dim=1), contributions)
 
-    def _chunk(self, features: Tensor, surprise: Tensor) -> Tensor:
+    def _chunk(self, features: Tensor, surprise: Tensor, own: Tensor) -> Tensor:
         n = len(features)
         rows = features.new_zeros(_CHUNK, features.shape[1])
         rows[:n] = features  # a copy even of a full pass: products may round by alignment too
-        contributions = self.contributions(rows)[:n]
+        left_out = torch.full((_CHUNK,), -1)
+        left_out[:n] = own
+        contributions = self.contributions(rows, left_out)[:n]
         contributions[:, :-1] += surprise
         return contributions
 
-    def contributions(self, x: Tensor) -> Tensor:
+    def contributions(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         """Reconstruction by column and the discriminator's bucket, [n, n_columns + 1]."""
-        by_feature = self.reconstruction(x)  # [n, d]
+        by_feature = self.reconstruction(x, own)  # [n, d]
         out = x.new_zeros(len(x), self.n_columns + 1)
         out.index_add_(1, self.feature_column, by_feature)
-        bound = self.settings.discriminator_bound
+        bound, trust = self.settings.discriminator_bound, self.settings.discriminator_trust
         centred = self.log_odds(x) - self.settings.discriminator_median
-        out[:, -1] = centred.clamp(-bound, bound) + (bound + FLOOR)
+        out[:, -1] = trust * (centred.clamp(-bound, bound) + bound) + FLOOR
         return out
 
     def log_odds(self, x: Tensor) -> Tensor:
-        """L: log-odds of "diffused to the bandwidth" against "clean", [n]."""
+        """L: log-odds of "diffused by a little noise" against "clean", [n]."""
         return self.discriminator(self._members(x))[..., 0].mean(dim=0)
 
-    def reconstruction(self, x: Tensor) -> Tensor:
+    def reconstruction(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         """Energy in nats by feature, [n, d]; the sum over features is the term."""
         rows = self._members(x)  # [m, n, d]
-        invert = self.inversion()
-        member = torch.arange(self.n_members, device=x.device).unsqueeze(1)
-        anchor = nearest(self.memory, x)  # [n]
-        generated = torch.stack([nearest(r, x) for r in self.codebook_rows])  # [m, n]
-        anchored = invert(rows, self.memory_codes[:, anchor], self._members(self.memory[anchor]))
-        encoded = invert(rows, self.encoder(rows), None)
-        drawn = invert(rows, self.codebook_codes[member, generated], None)
-        better = drawn[0] < encoded[0]
-        free = (
-            torch.where(better, drawn[0], encoded[0]),
-            torch.where(better.unsqueeze(2), drawn[1], encoded[1]),
-        )
-        share = self.settings.free_share
-        energy = (1.0 - share) * _by_feature(*anchored) + share * _by_feature(*free)
-        return energy.mean(dim=0) / (2.0 * self.settings.bandwidth**2)
+        _, known = self.memory().soft_distance(x, own)  # [n, d]
+        generated = _by_feature(*self.inversion()(rows, self.encoder(rows))).mean(dim=0)
+        share = self.settings.inversion_share
+        energy = (1.0 - share) * known + share * generated
+        return energy / (2.0 * self.settings.bandwidth**2)
 
     def _members(self, x: Tensor) -> Tensor:
         return x.unsqueeze(0).expand(self.n_members, -1, -1)
@@ -260,10 +274,8 @@ def _by_feature(energy: Tensor, residual: Tensor) -> Tensor:
 
 
 _PLAIN = (
-    "memory",
-    "memory_codes",
-    "codebook_rows",
-    "codebook_codes",
+    "memory_rows",
+    "memory_counts",
     "preconditioner",
     "pull",
     "feature_column",

@@ -1,10 +1,10 @@
 """Latent inversion: the code that makes the generator give back a row.
 
 AnoGAN (Schlegl et al., 2017, section 2.2) answers with hundreds of gradient steps from a
-random code. Here the start is already close (an encoder's code, or the code of a known row),
-and a constant preconditioner makes each gradient step nearly a Gauss-Newton step, so a handful
-suffices. The gradient is written out by hand: it is the same arithmetic that the exported
-graph runs, and no gradient tape is needed to score.
+random code. Here the start is already close (the encoder's code), and a constant preconditioner
+makes each gradient step nearly a Gauss-Newton step, so a handful suffices. The gradient is
+written out by hand: it is the same arithmetic that the exported graph runs, and no gradient tape
+is needed to score.
 """
 
 from __future__ import annotations
@@ -13,18 +13,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from anomgan.nets.batched import LEAK, Activation, BatchedMLP
+from anomgan.scoring.products import product
 
 __all__ = ["Inversion", "InversionSettings", "MLPWeights", "preconditioner"]
 
 _DAMPING = 0.1
 """Ridge of the preconditioner, in units of its mean diagonal (FINDINGS 3.1: 0.1 is safe)."""
-_NARROWEST = 16
-"""Products with fewer columns are padded to so many: below a dozen, BLAS rounds a row otherwise
-at the end of a batch than at its start (seen with MKL), and a score must not tell where in the
-batch its row stood."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class MLPWeights:
         out: list[Tensor] = []
         last = len(self.matrices) - 1
         for i, (weight, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            x = _product(x, weight) + bias
+            x = product(x, weight) + bias
             if i < last:
                 # Not torch's elu: it rounds the last values of a block otherwise than the others.
                 below = torch.expm1(x) if self.activation == "elu" else LEAK * x
@@ -85,21 +81,13 @@ class MLPWeights:
         return self.activations(x)[-1]
 
 
-def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """[m, n, in] by [m, in, out]; a row's result has the same bits wherever the row stands."""
-    width = matrix.shape[2]
-    if width < _NARROWEST:
-        matrix = pad(matrix, (0, _NARROWEST - width))
-    return (x @ matrix)[..., :width]
-
-
 def _pull_back(weights: MLPWeights, hidden: tuple[Tensor, ...], residual: Tensor) -> Tensor:
     """Gradient of ``|residual|^2 / 2`` with respect to the code: J' residual, [m, n, k]."""
     gradient = residual
     for i in range(len(weights.matrices) - 1, 0, -1):
-        gradient = _product(gradient, weights.matrices[i].mT)
+        gradient = product(gradient, weights.matrices[i].mT)
         gradient = gradient * weights.slope(hidden[i - 1])
-    return _product(gradient, weights.matrices[0].mT)
+    return product(gradient, weights.matrices[0].mT)
 
 
 def jacobian(weights: MLPWeights, codes: Tensor) -> Tensor:
@@ -137,9 +125,9 @@ def preconditioner(weights: MLPWeights, codes: Tensor, pull: Tensor) -> Tensor:
 class Inversion:
     """Inverts whole batches; every row has its own state.
 
-    For a row x, a start z0 and an offset r it minimises over z
+    For a row x and a start z0 it minimises over z
 
-        ``|G(z) + r - x|^2 + pull |z - z0|^2``
+        ``|G(z) - x|^2 + pull |z - z0|^2``
 
     by preconditioned momentum steps, and keeps the start where the steps did not help: the
     result is never worse than the start.
@@ -157,8 +145,8 @@ class Inversion:
     pull: Tensor
     settings: InversionSettings
 
-    def __call__(self, x: Tensor, start: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the energy [m, n] and the residual G(z) + r - x [m, n, d] at the best code.
+    def __call__(self, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energy [m, n] and the residual G(z) - x [m, n, d] at the best code.
 
         Parameters
         ----------
@@ -166,21 +154,18 @@ class Inversion:
             Rows, the same for every member.
         start : Tensor [m, n, k]
             Codes to start from.
-        offset : Tensor [m, n, d] or None
-            Rows that the start must give back exactly: r = offset - G(start). None: r = 0.
         """
         pull = self.pull.view(-1, 1, 1)
         direction = self.settings.learning_rate * self.preconditioner.mT  # [m, k, k]
         hidden = self.generator.activations(start)
-        target = x if offset is None else x - offset + hidden[-1]
-        first = hidden[-1] - target  # [m, n, d]
+        first = hidden[-1] - x  # [m, n, d]
         code, velocity, residual = start, torch.zeros_like(start), first
         for _ in range(self.settings.n_steps):
             gradient = _pull_back(self.generator, hidden, residual) + pull * (code - start)
-            velocity = self.settings.momentum * velocity - _product(gradient, direction)
+            velocity = self.settings.momentum * velocity - product(gradient, direction)
             code = code + velocity
             hidden = self.generator.activations(code)
-            residual = hidden[-1] - target
+            residual = hidden[-1] - x
         moved = residual.square().sum(2) + self.pull.view(-1, 1) * (code - start).square().sum(2)
         energy_first = first.square().sum(2)
         better = moved < energy_first  # False for NaN: a diverged walk keeps its start

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anomgan.evaluation.benchmark import Case
     from anomgan_datasets import Dataset, Split
 
-__all__ = ["TABLE_PROTOCOL", "file_cases", "suite_cases"]
+__all__ = ["TABLE_PROTOCOL", "file_cases", "protocol_label", "split_set", "suite_cases"]
 
 TABLE_PROTOCOL = "table"
 """What results of raw tables carry: their own files, or 60/40 (`anomgan_datasets.table_split`)."""
@@ -30,7 +30,14 @@ _NORMAL_BY_DEFAULT = {"0", "0.0", "false", "normal"}
 _ANOMALY_BY_DEFAULT = {"1", "1.0", "true", "anomaly"}
 
 
-def suite_cases(suites: Sequence[str], protocols: Sequence[str], sets: Sequence[str]) -> list[Case]:
+def suite_cases(
+    suites: Sequence[str],
+    protocols: Sequence[str],
+    sets: Sequence[str],
+    *,
+    contamination: Sequence[float] = (0.0,),
+    split_seed: int | None = None,
+) -> list[Case]:
     """Return the cases of registered suites.
 
     Parameters
@@ -41,11 +48,18 @@ def suite_cases(suites: Sequence[str], protocols: Sequence[str], sets: Sequence[
         `clean`, `published`; for raw tables only `clean` is possible, and is `table_split`.
     sets : sequence of str
         Names of sets to keep; none keeps all.
+    contamination : sequence of float
+        Shares of training rows replaced by anomalies, for protocol `clean`; results carry
+        `clean+5%` for 0.05.
+    split_seed : int, optional
+        Seed of all splits, so that the seeds of a run are those of the methods alone; results
+        carry `clean@0` for 0.
 
     Raises
     ------
     UsageError
-        A set is in none of the suites, or a raw table is to be split as `published`.
+        A set is in none of the suites, a raw table is to be split as `published`, or anything but
+        `clean` is to be contaminated.
     """
     from anomgan.evaluation.benchmark import Case
     from anomgan_datasets import names
@@ -57,25 +71,40 @@ def suite_cases(suites: Sequence[str], protocols: Sequence[str], sets: Sequence[
         raise UsageError(f"no set {', '.join(absent)} in {', '.join(suites)}; there are {there}")
     if "tables" in suites and "published" in protocols:
         raise UsageError("protocol published is for arrays: leave --suite tables to another run")
+    if any(contamination) and ("tables" in suites or "published" in protocols):
+        raise UsageError("only protocol clean of arrays can be contaminated (--contamination)")
     return [
-        Case(suite, name, label, partial(split_set, name, label))
+        Case(suite, name, label, partial(split_set, name, kind, share, split_seed))
         for suite, found in known.items()
         for protocol in protocols
-        for label in (TABLE_PROTOCOL if suite == "tables" else protocol,)
+        for kind in (TABLE_PROTOCOL if suite == "tables" else protocol,)
+        for share in contamination
+        for label in (protocol_label(kind, share, split_seed),)
         for name in found
         if not sets or name in sets
     ]
 
 
-def split_set(name: str, protocol: str, seed: int) -> Split:
+def protocol_label(protocol: str, contamination: float, split_seed: int | None) -> str:
+    """Return what results of a protocol carry: `clean`, `clean+5%`, `clean@0`."""
+    label = protocol + (f"+{100 * contamination:g}%" if contamination else "")
+    return label if split_seed is None else f"{label}@{split_seed}"
+
+
+def split_set(
+    name: str, protocol: str, contamination: float, split_seed: int | None, seed: int
+) -> Split:
     """Split a registered set."""
     from anomgan_datasets import clean_split, published_split, table_split
 
     dataset = _dataset(name)
+    chosen = seed if split_seed is None else split_seed
     if protocol == TABLE_PROTOCOL:
-        return table_split(dataset, seed)
-    split = published_split if protocol == "published" else clean_split
-    return split(dataset.X.to_numpy(dtype=float), dataset.y, seed)
+        return table_split(dataset, chosen)
+    values = dataset.X.to_numpy(dtype=float)
+    if protocol == "published":
+        return published_split(values, dataset.y, chosen)
+    return clean_split(values, dataset.y, chosen, contamination=contamination)
 
 
 @lru_cache(maxsize=1)  # the methods on one set follow each other

@@ -1,6 +1,7 @@
 """Train and test rows of a dataset: the project's two protocols, and a published one.
 
-Training rows are always normal ones. In the project's own protocols no row is duplicated, and none
+Training rows are always normal ones, unless contamination is asked for to see what it costs. In
+the project's own protocols no row is duplicated, and none
 is in both halves; `published_split` repeats what others printed, duplicates and all.
 """
 
@@ -29,7 +30,7 @@ class Split:
     Parameters
     ----------
     X_train : DataFrame or ndarray [n_train, d]
-        Normal rows only, as they were handed in.
+        Normal rows only (unless contamination was asked for), as they were handed in.
     X_test : DataFrame or ndarray [n_test, d]
         Other normal rows and every anomalous row.
     y_test : int8 [n_test]
@@ -67,7 +68,7 @@ class Split:
         return replace(self, X_train=(train - mean) / scale, X_test=(test - mean) / scale)
 
 
-def clean_split(X: Any, y: ArrayLike, seed: int) -> Split:
+def clean_split(X: Any, y: ArrayLike, seed: int, *, contamination: float = 0.0) -> Split:
     """Protocol `clean`: half of the normal rows train, the other half and all anomalies test.
 
     All rows are shuffled with `numpy.random.default_rng(seed)` and the first 10 000 kept. Of the n
@@ -83,19 +84,29 @@ def clean_split(X: Any, y: ArrayLike, seed: int) -> Split:
         1 (or True) for an anomaly, 0 for a normal row.
     seed : int
         Seed of the shuffle; the protocol asks for 0, 1 and 2.
+    contamination : float
+        Share of the training rows, in [0, 0.5], that are replaced by anomalies, the first in the
+        shuffled order; at most half of all anomalies go there, so that enough are left to find.
+        The normal rows that make way are in neither half, the anomalies in training not in test.
 
     Raises
     ------
     DatasetError
-        When lengths differ, a label is neither 0 nor 1, or no two normal rows are there to split.
+        When lengths differ, a label is neither 0 nor 1, no two normal rows are there to split, or
+        `contamination` is out of range.
     """
+    if not 0.0 <= contamination <= 0.5:
+        raise DatasetError(f"contamination is {contamination}, it must lie in [0, 0.5]")
     labels = _labels(y)
     n_rows = _check_lengths(X, labels)
     kept = np.random.default_rng(seed).permutation(n_rows)[:_CLEAN_ROWS]
     normal, anomalous = kept[labels[kept] == 0], kept[labels[kept] == 1]
     _check_enough_normal(normal)
     n_train = round(len(normal) / 2)
-    return _split(X, labels, normal[:n_train], np.concatenate([normal[n_train:], anomalous]))
+    n_foul = min(round(contamination * n_train), len(anomalous) // 2)
+    train = np.concatenate([normal[: n_train - n_foul], anomalous[:n_foul]])
+    test = np.concatenate([normal[n_train:], anomalous[n_foul:]])
+    return _split(X, labels, train, test)
 
 
 def published_split(X: Any, y: ArrayLike, seed: int) -> Split:

@@ -38,6 +38,7 @@ def evaluate(name: str, seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         detector.save(Path(folder) / "model")
         scorer = Scorer.open(Path(folder) / "model", threads=1)
+        model_mb = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file()) / 1e6
         started = time.perf_counter()
         verdicts = scorer.score(test)
         onnx_s = time.perf_counter() - started
@@ -55,6 +56,7 @@ def evaluate(name: str, seed: int) -> dict[str, object]:
         "fit_s": fit_s,
         "torch_rows_s": len(test) / torch_s,
         "onnx_rows_s": len(test) / onnx_s,
+        "model_mb": model_mb,
         "p99": parity.p99_relative,
         "max": parity.max_relative,
         "spearman": parity.spearman,

@@ -112,6 +112,10 @@ def test_labels_of_words_need_normal(labelled: Path) -> None:
         (["my.csv", "--label", "faults"], "my.csv has no column 'faults' (--label); it has id, x"),
         (["my.csv", "--label", "fault", "--normal", "7"], "7"),
         (["my.csv", "--label", "fault", "--normal", "0", "--normal", "1"], "every row is normal"),
+        (["my.csv", "--label", "fault", "--split-seed", "1"], "not both"),
+        (["my.csv", "--label", "fault", "--contamination", "0.1"], "not both"),
+        (["--suite", "embedded", "--contamination", "0.7"], "shares from 0 to 0.5 are expected"),
+        (["--suite", "embedded", "--contamination", "much"], "shares from 0 to 0.5 are expected"),
         (["my.csv", "--label", "fault", "--suite", "embedded"], "not both"),
         (["--label", "fault"], "are for a TABLE of your own"),
         (["--suite", "embedded", "--seeds", "0,x"], "--seeds 0,x: whole numbers"),
@@ -136,7 +140,13 @@ def test_stopped_from_outside_it_goes_on(labelled: Path, number: signal.Signals,
     arguments = ["my.csv", "--label", "fault", "--seeds", ",".join(map(str, range(40))),
                  "--methods", "iforest", "-o", "r.csv", "-j", jobs]  # fmt: skip
     command = [sys.executable, "-m", "anomgan_cli", "benchmark", "accuracy", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background of a script starts with the interrupt ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         assert process.stderr is not None
         for _ in range(3):
             assert "AUROC" in process.stderr.readline()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import oracle_score
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_flagship import fitted
 
 from anomgan.scoring.frozen import FLOOR, Scored
-from anomgan.scoring.memory import nearest
+from anomgan.scoring.memory import Memory
 from anomgan.tables.encoding import FAR
 
 D = 3
@@ -54,14 +55,32 @@ def test_scores_of_two_tables_are_the_scores_of_each(a: list[list[float]], b: li
     assert torch.equal(both.contributions, torch.cat([one.contributions, other.contributions]))
 
 
+POINTS = st.tuples(*[st.integers(-8, 8)] * 2)
+
+
 @given(
-    st.lists(st.tuples(*[st.integers(-3, 3)] * 2), min_size=1, max_size=12, unique=True),
-    st.lists(st.tuples(*[st.integers(-8, 8)] * 2), min_size=1, max_size=12),
+    st.lists(POINTS, min_size=2, max_size=12, unique=True),
+    st.lists(st.tuples(POINTS, st.integers(-1, 1)), min_size=1, max_size=12),
+    st.lists(st.integers(1, 3), min_size=12, max_size=12),
+    st.sampled_from([0.05, 0.5, 4.0]),
 )
 @settings(max_examples=100, deadline=None)
-def test_nearest_row_of_a_grid_is_the_first_of_the_nearest(
-    memory: list[tuple[int, int]], rows: list[tuple[int, int]]
+def test_soft_distance_of_any_points_equals_loops(
+    known: list[tuple[int, int]],
+    rows: list[tuple[tuple[int, int], int]],
+    counts: list[int],
+    width: float,
 ):
-    gaps = [[(a - c) ** 2 + (b - d) ** 2 for c, d in memory] for a, b in rows]
-    found = nearest(torch.tensor(memory).float(), torch.tensor(rows).float())
-    assert found.tolist() == np.argmin(gaps, axis=1).tolist()
+    memory = Memory(
+        torch.tensor(known).float(), torch.tensor(counts[: len(known)]).float(), width
+    ).with_peak()
+    x = torch.tensor([point for point, _ in rows]).float()
+    own = torch.tensor([place for _, place in rows])
+    energy, shares = memory.soft_distance(x, own)
+    torch.testing.assert_close(shares.sum(dim=1), energy, rtol=1e-6, atol=1e-9)
+    for i, (point, place) in enumerate(rows):
+        expected, parts = oracle_score.soft_distance(
+            known, counts[: len(known)], width, memory.peak, point, place
+        )
+        np.testing.assert_allclose(energy[i], expected, rtol=1e-6, atol=4e-6 * width**2)
+        np.testing.assert_allclose(shares[i], parts, rtol=1e-3, atol=1e-5)

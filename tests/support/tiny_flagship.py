@@ -14,7 +14,7 @@ from anomgan.tables import Batch, Schema, SchemaOptions
 from anomgan.training.loop import Sampler, Trainer, TrainingPlan
 from anomgan.training.objectives import RelativisticPairing
 
-SCALE = NoiseScale(spacing=0.1, smallest=0.03, largest=2.0, bandwidth=0.3, n_levels=7)
+SCALE = NoiseScale(spacing=0.1, looseness=0.5)
 
 
 def ring(n, seed=0, *, modes=8, spread=0.05):
@@ -85,7 +85,6 @@ def fitted(d=4, n=240, n_steps=80, seed=0):
         batch_rows=64,
         generator_width=20,
         discriminator_width=24,
-        codebook_size=64,
         memory_size=150,
     )
     return fit_rows(

@@ -191,3 +191,24 @@ def test_pyod_absent_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("anomgan.evaluation.baselines.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pyod-alad needs PyOD.*pip install 'anomgan\[pyod\]'"):
         detectors(["knn1", "pyod-alad"])
+
+
+def test_contamination_and_a_split_seed_make_cases_of_their_own() -> None:
+    cases = suite_cases(
+        ["embedded"], ["clean"], ["breast_cancer"], contamination=[0.0, 0.05], split_seed=3
+    )
+    assert [case.protocol for case in cases] == ["clean@3", "clean+5%@3"]
+    pure, foul = (case.split(0) for case in cases)
+    assert len(pure.X_train) == len(foul.X_train)
+    assert len(pure.X_test) - len(foul.X_test) == round(0.05 * len(pure.X_train))
+    # The seed of a run is that of the method alone.
+    np.testing.assert_array_equal(pure.X_test, cases[0].split(1).X_test)
+    free = suite_cases(["embedded"], ["clean"], ["breast_cancer"])[0]
+    assert not np.array_equal(free.split(0).X_test, free.split(1).X_test)
+    np.testing.assert_array_equal(pure.X_test, free.split(3).X_test)
+
+
+@pytest.mark.parametrize(("suite", "protocol"), [("tables", "clean"), ("embedded", "published")])
+def test_only_arrays_under_protocol_clean_can_be_contaminated(suite: str, protocol: str) -> None:
+    with pytest.raises(UsageError, match="only protocol clean of arrays can be contaminated"):
+        suite_cases([suite], [protocol], [], contamination=[0.01])

@@ -199,3 +199,29 @@ def test_published_subsamples_large_sets_without_repeats():
 def test_published_refuses_lengths_that_differ():
     with pytest.raises(DatasetError, match="2 rows but 3 labels"):
         published_split(np.zeros((2, 1)), [0, 0, 1], 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    y=st.lists(st.integers(0, 1), min_size=4, max_size=80).filter(lambda y: y.count(0) >= 2),
+    seed=st.integers(0, 2**32 - 1),
+    contamination=st.floats(0.0, 0.5),
+)
+def test_contaminated_training_rows_are_anomalies_that_are_not_tested(y, seed, contamination):
+    labels = np.array(y)
+    X = np.arange(len(y), dtype=np.float64)[:, None]
+    pure = clean_split(X, labels, seed)
+    split = clean_split(X, labels, seed, contamination=contamination)
+    n_foul = min(round(contamination * len(pure.train_rows)), y.count(1) // 2)
+    foul = split.train_rows[labels[split.train_rows] == 1]
+    assert len(foul) == n_foul
+    assert len(split.train_rows) == len(pure.train_rows)
+    assert set(split.train_rows[: len(split.train_rows) - n_foul]) <= set(pure.train_rows)
+    assert sorted([*foul, *split.test_rows]) == sorted(pure.test_rows)
+    np.testing.assert_array_equal(labels[split.test_rows], split.y_test)
+
+
+@pytest.mark.parametrize("contamination", [-0.1, 0.6, float("nan")])
+def test_contamination_out_of_range_is_refused(contamination):
+    with pytest.raises(DatasetError, match=r"contamination is .*, it must lie in \[0, 0.5\]"):
+        clean_split(np.zeros((4, 1)), [0, 0, 0, 1], 0, contamination=contamination)

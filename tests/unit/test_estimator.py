@@ -32,7 +32,6 @@ SHORT: dict[str, Any] = {
     "batch_rows": 32,
     "generator_width": 16,
     "discriminator_width": 32,
-    "codebook_size": 32,
     "random_state": 0,
     "device": "cpu",
 }
@@ -135,7 +134,7 @@ def test_grid_search_without_labels(tumours: tuple[np.ndarray, np.ndarray, np.nd
         return float(roc_auc_score(truth, estimator.anomaly_score(np.concatenate([X, shuffled]))))
 
     search = GridSearchCV(
-        GANDetector(**SHORT), {"free_share": [0.0, 0.3]}, scoring=separation, cv=2
+        GANDetector(**SHORT), {"inversion_share": [0.0, 0.3]}, scoring=separation, cv=2
     ).fit(tumours[0])
     assert 0.6 < search.best_score_ <= 1.0
     assert search.best_estimator_.predict(tumours[1]).shape == (len(tumours[1]),)
@@ -154,11 +153,9 @@ CHANGED: dict[str, Any] = {
     "cycle_weight": 5.0,
     "ema_share": 0.01,
     "inversion_steps": 2,
-    "codebook_size": 8,
     "memory_size": 40,
     "discriminator_bound": 1.0,
-    "free_share": 0.7,
-    "slide": 3.0,
+    "inversion_share": 0.7,
     "max_calibration_rows": 20,
     "false_alarm_rate": 0.2,
     "random_state": 1,
@@ -190,16 +187,38 @@ def test_every_parameter_has_an_effect(
     ("parameters", "message"),
     [
         ({"n_members": 0}, "n_members is 0, it must be at least 1"),
-        ({"free_share": 1.5}, r"free_share is 1.5, it must lie in \[0, 1\]"),
+        ({"inversion_share": 1.5}, r"inversion_share is 1.5, it must lie in \[0, 1\]"),
+        ({"inversion_share": -0.1}, r"inversion_share is -0.1, it must lie in \[0, 1\]"),
+        ({"memory_size": 1}, "memory_size is 1, it must be at least 2"),
+        ({"discriminator_bound": -0.5}, "discriminator_bound is -0.5, it must not be negative"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0, it must be above 0"),
         ({"random_state": -1}, "random_state is -1, it must not be negative"),
         ({"max_time": -1.0}, "max_time is -1.0: give seconds above 0, or None"),
-        ({"n_steps": 0, "slide": -1.0}, "n_steps is 0.*slide is -1.0"),
+        ({"n_steps": 0, "cycle_weight": -1.0}, "n_steps is 0.*cycle_weight is -1.0"),
     ],
 )
 def test_bad_parameters_are_told_together(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         GANDetector(**SHORT | parameters).fit(np.random.default_rng(0).normal(size=(50, 2)))
+
+
+def test_bound_zero_leaves_the_discriminator_out(
+    detector: GANDetector, tumours: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> None:
+    train, test, _ = tumours
+    without = GANDetector(**SHORT | {"discriminator_bound": 0.0}).fit(train)
+    assert (without.contributions(test)[:, -1] == 1.0).all()
+    assert (detector.contributions(test)[:, -1] > 1.5).any()
+    # All else is the same: neither training nor memory knows the bound.
+    np.testing.assert_array_equal(
+        without.contributions(test)[:, :-1], detector.contributions(test)[:, :-1]
+    )
+
+
+def test_smallest_memory_works(tumours: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    estimator = GANDetector(**SHORT | {"memory_size": 2}).fit(tumours[0])
+    assert estimator.model_.score.memory_rows.shape[0] == 2
+    assert np.isfinite(estimator.anomaly_score(tumours[1])).all()
 
 
 def test_a_rate_that_the_rows_cannot_keep_is_refused_and_the_default_adapts() -> None:

@@ -227,28 +227,88 @@ def test_smallest_batch_plays() -> None:
 # --- Scales ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bandwidth", [0.01, 0.03, 0.05, 0.2, 0.35, 1.9, 5.0])
-def test_read_weights_interpolate_between_the_enclosing_levels(bandwidth: float) -> None:
-    scale = NoiseScale(0.1, 0.03, 2.0, bandwidth, 7)
+@pytest.mark.parametrize("level", [0.01, 0.03, 0.05, 0.2, 0.35, 1.9, 5.0])
+def test_read_weights_interpolate_between_the_enclosing_levels(level: float) -> None:
+    scale = NoiseScale(spacing=level / 1.5, looseness=0.5)
     weights = scale.read_weights()
     low, high = scale.log_edges
     centres = [low + (i + 0.5) * (high - low) / 7 for i in range(7)]
     assert sum(weights) == pytest.approx(1.0)
     assert min(weights) >= 0.0
     read = sum(w * c for w, c in zip(weights, centres, strict=True))
-    wanted = min(max(math.log(bandwidth), centres[0]), centres[-1])
+    wanted = min(max(math.log(level), centres[0]), centres[-1])
     assert read == pytest.approx(wanted)
     assert sum(w > 0 for w in weights) <= 2
 
 
 @pytest.mark.parametrize(
-    ("distance", "bandwidth"), [(0.2, 0.3), (1e-6, 0.03), (50.0, 0.35), (0.0, 0.03)]
+    ("distance", "bandwidth", "read_level", "kernel_width"),
+    [
+        (0.2, 0.3, 0.15, 0.1),
+        (1e-6, 0.03, 0.03, 0.01),
+        (50.0, 0.35, 2.0, 25.0),
+        (0.0, 0.03, 0.03, 0.01),
+    ],
 )
-def test_bandwidth_follows_the_spacing_within_bounds(distance: float, bandwidth: float) -> None:
-    scale = noise_scale(torch.full((9,), distance), 4)
+def test_widths_follow_the_spacing_within_bounds(
+    distance: float, bandwidth: float, read_level: float, kernel_width: float
+) -> None:
+    scale = noise_scale(torch.full((9,), distance), torch.full((5,), 100.0), 4)
     assert scale.spacing == pytest.approx(distance / 2)
+    assert scale.looseness == pytest.approx(distance / 100.0)
     assert scale.bandwidth == pytest.approx(bandwidth)
+    assert scale.read_level == pytest.approx(read_level)
+    assert scale.kernel_width == pytest.approx(kernel_width)
     assert len(scale.read_weights()) == scale.n_levels
+
+
+def test_scale_takes_medians() -> None:
+    distances = torch.tensor([1.0, 1.0, 2.0, 9.0, 1e9])
+    scale = noise_scale(distances, torch.tensor([4.0, 5.0, 1e9]), 16)
+    assert scale.spacing == pytest.approx(2.0 / 4.0)
+    assert scale.looseness == pytest.approx(2.0 / 5.0)
+
+
+def test_rows_without_any_spread_count_as_loose() -> None:
+    assert noise_scale(torch.zeros(3), torch.zeros(3), 2).looseness == 1.0
+
+
+@pytest.mark.parametrize(
+    ("looseness", "smoothness"),
+    [(0.0, 0.0), (0.6, 0.0), (0.7, 0.25), (0.8, 0.5), (1.0, 1.0), (1.7, 1.0)],
+)
+def test_kernels_widen_up_to_three_times_where_rows_are_loose(
+    looseness: float, smoothness: float
+) -> None:
+    scale = NoiseScale(spacing=0.2, looseness=looseness)
+    assert scale.smoothness == pytest.approx(smoothness)
+    assert scale.kernel_width == pytest.approx(0.2 * (1.0 + 2.0 * smoothness))
+    assert scale.bandwidth == 0.35  # the temperature and the level follow the spacing alone
+    assert scale.read_level == pytest.approx(0.3)
+
+
+def test_widths_never_fall_as_spacing_or_looseness_rise() -> None:
+    spacings = [0.0, *np.geomspace(1e-6, 1e3, 60).tolist()]
+    loosenesses = np.linspace(0.0, 2.0, 21).tolist()
+    grid = [[NoiseScale(s, loose) for loose in loosenesses] for s in spacings]
+
+    def table(name: str) -> np.ndarray:
+        return np.array([[getattr(scale, name) for scale in row] for row in grid])
+
+    for name, least, most in (
+        ("bandwidth", 0.03, 0.35),
+        ("read_level", 0.03, 2.0),
+        ("kernel_width", 0.01, math.inf),
+        ("smoothness", 0.0, 1.0),
+    ):
+        values = table(name)
+        assert values.min() == least
+        assert values.max() == most or most == math.inf
+        assert (np.diff(values, axis=0) >= 0.0).all()
+        assert (np.diff(values, axis=1) >= 0.0).all()
+    narrowest = np.maximum(0.01, spacings)
+    assert (table("kernel_width") >= narrowest[:, None]).all()
+    assert (table("kernel_width") <= 3.0 * narrowest[:, None] * (1 + 1e-12)).all()
 
 
 def spread(deviations: list[float]) -> Tensor:

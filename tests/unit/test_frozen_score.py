@@ -29,12 +29,14 @@ def draw(*shape: int, seed: int = 1) -> Tensor:
 
 
 def score_of(d: int) -> FrozenScore:
-    return fitted(d).score
+    """A fitted score. Gaussian rows leave it no trust in its discriminator: some is given."""
+    score = fitted(d).score
+    return replace(score, settings=replace(score.settings, discriminator_trust=0.7))
 
 
 def normal_rows(d: int, n: int = 150) -> Tensor:
-    """Encoded training rows (no copies of the memory are needed: they are the memory)."""
-    return score_of(d).memory[:n]
+    """Encoded normal rows (no copies of the memory are needed: they are the memory)."""
+    return score_of(d).memory_rows[:n]
 
 
 def run(score: FrozenScore, x: Tensor, surprise: Tensor | None = None) -> Scored:
@@ -69,27 +71,25 @@ def plain(score: FrozenScore) -> dict[str, Any]:
     arrays = {
         name: getattr(score, name).double().numpy()
         for name in (
-            "memory",
-            "memory_codes",
-            "codebook_rows",
-            "codebook_codes",
+            "memory_rows",
+            "memory_counts",
             "preconditioner",
             "pull",
         )
     }
-    return arrays | {
-        "generator": network(score.generator),
-        "encoder": network(score.encoder),
-        "discriminator": network(score.discriminator),
-        "feature_column": score.feature_column.tolist(),
-        "n_steps": walk.n_steps,
-        "rate": walk.learning_rate,
-        "momentum": walk.momentum,
-        "bandwidth": score.settings.bandwidth,
-        "free_share": score.settings.free_share,
-        "discriminator_median": score.settings.discriminator_median,
-        "discriminator_bound": score.settings.discriminator_bound,
-    }
+    return (
+        arrays
+        | {
+            "generator": network(score.generator),
+            "encoder": network(score.encoder),
+            "discriminator": network(score.discriminator),
+            "feature_column": score.feature_column.tolist(),
+            "n_steps": walk.n_steps,
+            "rate": walk.learning_rate,
+            "momentum": walk.momentum,
+        }
+        | {k: v for k, v in score.settings.to_dict().items() if k != "inversion"}
+    )
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])
@@ -115,17 +115,68 @@ def test_features_of_one_column_add_up() -> None:
     assert torch.equal(joint[:, 3], single[:, 5])
 
 
-@pytest.mark.parametrize("free_share", [0.0, 1.0])
-def test_share_of_the_free_reconstruction(free_share: float) -> None:
+@pytest.mark.parametrize("inversion_share", [0.0, 1.0])
+def test_share_of_the_inversion(inversion_share: float) -> None:
     score = score_of(2)
-    score = replace(score, settings=replace(score.settings, free_share=free_share))
+    score = replace(score, settings=replace(score.settings, inversion_share=inversion_share))
     x = draw(6, 2)
     for row, found in zip(x.tolist(), run(score, x).contributions, strict=True):
         expected = oracle_score.score(plain(score), row, [0.0, 0.0])
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-4)
-    anchored = run(score, normal_rows(2)).contributions[:, :-1]
-    # A memory row is its own anchor and is given back exactly; the generator alone does not.
-    assert bool((anchored == 0.0).all()) == (free_share == 0.0)
+    # The networks are asked for nothing without a share, the memory for nothing with all of it.
+    deaf = replace(score, encoder=scaled(score.encoder, 0.5))
+    forgetful = replace(score, memory_rows=score.memory_rows + 1.0)
+    for other, counts in ((deaf, inversion_share > 0.0), (forgetful, inversion_share < 1.0)):
+        assert torch.equal(run(other, x).score, run(score, x).score) != counts
+
+
+def scaled(weights: MLPWeights, factor: float) -> MLPWeights:
+    matrices = tuple(factor * matrix for matrix in weights.matrices)
+    return replace(weights, matrices=matrices)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.25, 4.0])
+@pytest.mark.parametrize("trust", [0.0, 0.4, 1.0])
+def test_bound_and_trust_of_the_discriminator(bound: float, trust: float) -> None:
+    score = score_of(5)
+    settings = replace(score.settings, discriminator_bound=bound, discriminator_trust=trust)
+    score = replace(score, settings=settings)
+    x = torch.cat([normal_rows(5, 5), draw(5, 5), 10.0 * draw(5, 5, seed=2)])
+    bucket = run(score, x).contributions[:, -1]
+    model = plain(score)
+    expected = [oracle_score.score(model, row, [0.0] * 5)[-1] for row in x.tolist()]
+    np.testing.assert_allclose(bucket, expected, rtol=1e-4, atol=1e-5)
+    assert bool((bucket == FLOOR).all()) == (bound * trust == 0.0)
+
+
+# --- Rows that stand in memory --------------------------------------------------------------
+
+
+def test_a_row_left_out_of_memory_scores_as_without_it() -> None:
+    score, x = score_of(5), normal_rows(5, 8)
+    score = replace(score, memory_counts=score.memory_counts + (torch.arange(150) % 2))
+    own = torch.tensor([0, 1, 2, 3, -1, 5, 6, -1])
+    surprise = torch.zeros(8, 5)
+    found, model = score(x, surprise, own), plain(score)
+    for i, place in enumerate(own.tolist()):
+        expected = oracle_score.score(model, x[i].tolist(), [0.0] * 5, place)
+        np.testing.assert_allclose(found.contributions[i], expected, rtol=2e-3, atol=2e-4)
+    inside = run(score, x)
+    assert bool((found.score[own >= 0] > inside.score[own >= 0]).all())
+    assert torch.equal(found.score[own < 0], inside.score[own < 0])
+
+
+def test_rows_left_out_are_found_in_any_pass() -> None:
+    """`own` goes with its row through passes of 256 rows, the last one not full."""
+    score = score_of(2)
+    own = torch.arange(600) % 150
+    own[::7] = -1
+    x = score.memory_rows[torch.arange(600) % 150]
+    together = score(x, torch.zeros(600, 2), own)
+    for i in (0, 1, 7, 255, 256, 300, 513, 599):
+        alone = score(x[i : i + 1], torch.zeros(1, 2), own[i : i + 1])
+        assert same(alone, take(together, slice(i, i + 1)))
+    assert float((together.score != run(score, x).score).float().mean()) > 0.8
 
 
 # --- Contributions --------------------------------------------------------------------------
@@ -298,7 +349,15 @@ def test_round_trip_through_tensors_and_json_gives_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["memory", "pull", "generator.0.weight", "encoder.2.bias", "discriminator.1.weight"]
+    "name",
+    [
+        "memory_rows",
+        "memory_counts",
+        "pull",
+        "generator.0.weight",
+        "encoder.2.bias",
+        "discriminator.1.weight",
+    ],
 )
 def test_missing_tensor_is_named(name: str) -> None:
     score = score_of(5)

@@ -72,6 +72,19 @@ Protocols = Annotated[
         help="clean (default), or published: only to compare with printed figures; repeatable.",
     ),
 ]
+Contamination = Annotated[
+    str,
+    typer.Option(
+        metavar="SHARE,SHARE",
+        help="Shares of the training rows replaced by anomalies, protocol clean only.",
+    ),
+]
+SplitSeed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=0, help="One seed for every split: --seeds then vary the methods alone."
+    ),
+]
 Seeds = Annotated[str, typer.Option(metavar="N,N", help="Seeds of splits and methods.")]
 Methods = Annotated[
     list[str] | None,
@@ -110,7 +123,9 @@ def accuracy(
     normal: Normal = None,
     suite: Suites = None,
     protocol: Protocols = None,
+    contamination: Contamination = "0",
     seeds: Seeds = "0,1,2",
+    split_seed: SplitSeed = None,
     methods: Methods = None,
     sets: Sets = None,
     parameters: Parameters = None,
@@ -123,7 +138,14 @@ def accuracy(
     """Compare detectors by AUROC, average precision, false alarms and seconds; one row a run."""
     numbers = _seeds(seeds)
     values = dict(_parameter(text) for text in parameters or ())
-    cases = _cases(table, label, normal, suite, protocol, _split(sets))
+    chosen = list(dict.fromkeys(p.value for p in protocol or (Protocol.CLEAN,)))
+    if table is None:
+        cases = _suite_cases(
+            label, normal, suite, chosen, _split(sets), _shares(contamination), split_seed
+        )
+    else:
+        special = bool(suite or sets or split_seed is not None or _shares(contamination) != [0.0])
+        cases = _table_cases(table, label, normal, chosen, special=special)
     from anomgan.errors import TrainingInterrupted
     from anomgan.evaluation.baselines import DEFAULT_METHODS, detectors
     from anomgan.evaluation.benchmark import run_benchmark
@@ -146,27 +168,48 @@ def accuracy(
         raise typer.Exit(FAILURE)
 
 
-def _cases(
-    table: str | None,
+def _suite_cases(
     label: str | None,
     normal: list[str] | None,
     suites: list[Suite] | None,
-    protocols: list[Protocol] | None,
+    protocols: list[str],
     sets: list[str],
+    contamination: list[float],
+    split_seed: int | None,
 ) -> list[Case]:
     from anomgan.errors import UsageError
-    from anomgan_cli.benchmark_cases import file_cases, suite_cases
+    from anomgan_cli.benchmark_cases import suite_cases
 
-    chosen = list(dict.fromkeys(p.value for p in protocols or (Protocol.CLEAN,)))
-    if table is None:
-        if label is not None or normal:
-            raise UsageError("--label and --normal are for a TABLE of your own: name the file")
-        return suite_cases(
-            list(dict.fromkeys(s.value for s in suites or (Suite.ADBENCH,))), chosen, sets
+    if label is not None or normal:
+        raise UsageError("--label and --normal are for a TABLE of your own: name the file")
+    chosen = list(dict.fromkeys(s.value for s in suites or (Suite.ADBENCH,)))
+    return suite_cases(chosen, protocols, sets, contamination=contamination, split_seed=split_seed)
+
+
+def _table_cases(
+    table: str, label: str | None, normal: list[str] | None, protocols: list[str], *, special: bool
+) -> list[Case]:
+    from anomgan.errors import UsageError
+    from anomgan_cli.benchmark_cases import file_cases
+
+    if special:
+        raise UsageError(
+            "--suite, --sets, --contamination and --split-seed are for suites: give either a "
+            "TABLE or these, not both"
         )
-    if suites or sets:
-        raise UsageError("give either a TABLE or --suite and --sets, not both")
-    return file_cases(table, label, normal or (), chosen)
+    return file_cases(table, label, normal or (), protocols)
+
+
+def _shares(text: str) -> list[float]:
+    from anomgan.errors import UsageError
+
+    try:
+        shares = [float(share) for share in _split([text])]
+    except ValueError:
+        shares = []
+    if not shares or not all(0.0 <= share <= 0.5 for share in shares):
+        raise UsageError(f"--contamination {text}: shares from 0 to 0.5 are expected, as 0.01,0.05")
+    return shares
 
 
 def _split(texts: Sequence[str] | None) -> list[str]:
