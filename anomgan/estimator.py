@@ -40,8 +40,8 @@ class GANDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     n_members, n_steps, batch_rows, learning_rate, latent_dim, generator_width, \
-discriminator_width, objective, gradient_penalty, reconstruction_weight, cycle_weight, \
-ema_share, inversion_steps, memory_size, discriminator_bound, inversion_share, \
+discriminator_width, objective, adversarial_weight, gradient_penalty, reconstruction_weight, \
+cycle_weight, ema_share, inversion_steps, memory_size, discriminator_bound, inversion_share, \
 max_calibration_rows
         See `anomgan.presets.FlagshipParameters`.
     false_alarm_rate : float or None
@@ -96,6 +96,7 @@ max_calibration_rows
         generator_width: int = DEFAULT.generator_width,
         discriminator_width: int = DEFAULT.discriminator_width,
         objective: str = DEFAULT.objective,
+        adversarial_weight: float = DEFAULT.adversarial_weight,
         gradient_penalty: float = DEFAULT.gradient_penalty,
         reconstruction_weight: float = DEFAULT.reconstruction_weight,
         cycle_weight: float = DEFAULT.cycle_weight,
@@ -118,6 +119,7 @@ max_calibration_rows
         self.generator_width = generator_width
         self.discriminator_width = discriminator_width
         self.objective = objective
+        self.adversarial_weight = adversarial_weight
         self.gradient_penalty = gradient_penalty
         self.reconstruction_weight = reconstruction_weight
         self.cycle_weight = cycle_weight

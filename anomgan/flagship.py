@@ -198,6 +198,7 @@ def _game(
         scale=scale,
         objective=OBJECTIVES[parameters.objective](),
         weights=GameWeights(
+            adversarial=parameters.adversarial_weight,
             penalty=parameters.gradient_penalty,
             reconstruction=parameters.reconstruction_weight,
             cycle=parameters.cycle_weight,

@@ -34,6 +34,8 @@ class FlagshipParameters:
     generator_width, discriminator_width : int
     objective : str
         Key of `anomgan.training.objectives.OBJECTIVES`.
+    adversarial_weight : float
+        Weight of the adversarial losses of both players; 0 leaves the game out.
     gradient_penalty : float
         gamma of R1 and R2.
     reconstruction_weight, cycle_weight : float
@@ -61,6 +63,7 @@ class FlagshipParameters:
     generator_width: int = 128
     discriminator_width: int = 256
     objective: str = "relativistic"
+    adversarial_weight: float = 1.0
     gradient_penalty: float = 1.0
     reconstruction_weight: float = 10.0
     cycle_weight: float = 0.5
@@ -93,6 +96,7 @@ class FlagshipParameters:
         faults += [
             f"{name} is {getattr(self, name)}, it must not be negative"
             for name in (
+                "adversarial_weight",
                 "gradient_penalty",
                 "reconstruction_weight",
                 "cycle_weight",

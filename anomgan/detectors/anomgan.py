@@ -175,11 +175,11 @@ class GameWeights:
     Attributes
     ----------
     adversarial : float
-        The critic's share of the discriminator's loss; grading has weight 1.
+        Of both players' adversarial losses; the discriminator's grading has weight 1.
     penalty : float
         gamma of R1 and R2 (Mescheder et al., 2018).
     reconstruction : float
-        Weight of giving back encoded real rows, beside the adversarial loss of the generator.
+        Weight of giving back encoded real rows.
     cycle : float
         Weight of the encoder finding the code of a generated row.
     """
@@ -293,7 +293,7 @@ class FlagshipGame:
         reconstruction = (returned - real).square().mean(dim=(1, 2)).sum()
         cycle = (nets.encoder(fake.detach()) - latents).square().mean(dim=(1, 2)).sum()
         return {
-            "adversarial": adversarial,
+            "adversarial": weights.adversarial * adversarial,
             "reconstruction": weights.reconstruction * reconstruction,
             "cycle": weights.cycle * cycle,
         }

@@ -148,6 +148,7 @@ CHANGED: dict[str, Any] = {
     "latent_dim": 3,
     "generator_width": 24,
     "discriminator_width": 24,
+    "adversarial_weight": 0.5,
     "gradient_penalty": 5.0,
     "reconstruction_weight": 1.0,
     "cycle_weight": 5.0,
