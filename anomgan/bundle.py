@@ -55,7 +55,7 @@ __all__ = [
     "require_free",
 ]
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Raised when an older reader could misread a directory; older formats stay readable."""
 
 DEFAULT_MODEL: Final = "anomgan-model"

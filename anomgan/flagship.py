@@ -44,7 +44,10 @@ __all__ = ["FitControl", "Trained", "choose_device", "freeze", "judge_training",
 logger = logging.getLogger(__name__)
 
 _SPACING_SAMPLE = 2048
-_SLIDE = 0.1
+_MOST_DRAWS = 64
+_FAR_OUT = 10.0
+"""Interquartile ranges from the median beyond which a value says nothing about covariance."""
+_CODE_VARIANCE = 0.1
 """Variance of a code around the encoder's, in squared latent distances of neighbouring rows."""
 _HEALTH_ROWS = 1024
 _PULL_SAMPLE = 1024
@@ -147,7 +150,7 @@ def train(
     rows, counts, position = _distinct(features, parameters.memory_size, rng)
     scale = noise_scale(
         _nearest_distances(rows, rng),
-        _nearest_distances(_gaussian_like(rows, rng), rng),
+        _gaussian_distance(rows, rng),
         features.shape[1],
         repeated_share=float(counts[counts > 1].sum() / counts.sum()),
     )
@@ -273,13 +276,33 @@ def _distinct(
     )
 
 
-def _gaussian_like(rows: Tensor, rng: np.random.Generator) -> Tensor:
-    """As many Gaussian rows of the same covariance, float32 [a, d]."""
-    values = rows.cpu().double().numpy()
-    centred = values - values.mean(axis=0)
-    variances, axes = np.linalg.eigh(centred.T @ centred / max(1, len(values) - 1))
-    normal = rng.standard_normal(values.shape) * np.sqrt(np.maximum(variances, 0.0))
-    return torch.from_numpy((normal @ axes.T).astype(np.float32)).to(rows.device)
+def _gaussian_distance(rows: Tensor, rng: np.random.Generator) -> float:
+    """Median nearest-neighbour distance in Gaussian samples of the rows' size and covariance.
+
+    Small samples are drawn several times, so that the median is no accident of one.
+    """
+    root = _covariance_root(rows)
+    medians = []
+    for _ in range(min(_MOST_DRAWS, -(-_SPACING_SAMPLE // len(rows)))):
+        normal = torch.from_numpy(rng.standard_normal(tuple(rows.shape))).to(rows.device)
+        medians.append(float(_nearest_distances((normal @ root).float(), rng).median()))
+    return float(np.mean(medians))
+
+
+def _covariance_root(rows: Tensor) -> Tensor:
+    """Symmetric root of the covariance of rows [a, d], float64 [d, d].
+
+    Values further out than `_FAR_OUT` interquartile ranges are pulled in: one broken row would
+    else make all others look clustered. Columns without such a range are left alone.
+    """
+    values = rows.double()
+    low, middle, high = (values.quantile(level, dim=0) for level in (0.25, 0.5, 0.75))
+    reach = torch.where(high > low, _FAR_OUT * (high - low), torch.inf)
+    values = torch.maximum(torch.minimum(values, middle + reach), middle - reach)
+    centred = values - values.mean(dim=0)
+    variances, axes = torch.linalg.eigh(centred.T @ centred / max(1, len(values) - 1))
+    root: Tensor = (axes * variances.clamp(min=0.0).sqrt()) @ axes.T
+    return root
 
 
 def _nearest_distances(memory: Tensor, rng: np.random.Generator) -> Tensor:
@@ -307,7 +330,7 @@ def freeze(
     codes = _codes(nets, memory.rows[sample])  # [m, b, k]
     other = leave_one_out_nearest(memory.rows, sample) if len(memory.rows) > 1 else sample
     gaps = (codes - _codes(nets, memory.rows[other])).square().mean(dim=2).median(dim=1).values
-    pull = scale.bandwidth**2 / (_SLIDE * gaps + 1e-6)
+    pull = scale.bandwidth**2 / (_CODE_VARIANCE * gaps + 1e-6)
     score = FrozenScore(
         generator=generator,
         encoder=MLPWeights.freeze(nets.encoder),

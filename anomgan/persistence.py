@@ -131,10 +131,15 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
     Raises
     ------
     ModelNotFoundError, ModelCorruptError
-        Nothing there, or damaged.
+        Nothing there, damaged, or of a format whose weights mean something else.
     """
     bundle = Bundle.open(path)
     manifest = bundle.manifest
+    if manifest.format_version < _OLDEST_TORCH_FORMAT:
+        raise ModelCorruptError(
+            f"{path} has format {manifest.format_version}, of an earlier anomgan with another "
+            "score: Scorer and `anomgan score` still read it; to load it here, fit it again"
+        )
     try:
         schema = Schema.from_dict(manifest.schema)
         scoring = json.loads(bundle.read("scoring.json"))
@@ -169,6 +174,7 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
         raise ModelCorruptError(f"{path} is damaged: {error}; fit the model again") from error
 
 
+_OLDEST_TORCH_FORMAT = 2
 _RECORDED = ("source", "notes", "parity", "history")
 
 

@@ -37,14 +37,15 @@ PAIR_SHARE = 0.25
 """Real-against-generated pairs at each step, a graded row: the generator needs fewer."""
 LOOSE_FROM = 0.6
 """Looseness from which kernels widen."""
-_NARROWEST_KERNEL = 0.01
+_NARROWEST_KERNEL, _WIDEST_KERNEL = 0.01, 3.0
+"""Bounds of the kernel, in standardised units: a stray row may not stretch it without end."""
 PENALTY_INTERVAL = 4
 """Steps between two gradient-penalty updates (lazy regularisation)."""
 
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """Widths that follow the spacing and the clustering of the training rows.
+    """Widths that follow the spacing and the clustering of the known rows.
 
     Attributes
     ----------
@@ -85,7 +86,8 @@ class NoiseScale:
     @property
     def kernel_width(self) -> float:
         """Kernel width h of the memory: one spacing, up to three without structure."""
-        return max(_NARROWEST_KERNEL, self.spacing) * (1.0 + 2.0 * self.smoothness)
+        width = max(_NARROWEST_KERNEL, self.spacing) * (1.0 + 2.0 * self.smoothness)
+        return min(_WIDEST_KERNEL, width)
 
     @property
     def read_level(self) -> float:
@@ -115,7 +117,7 @@ class NoiseScale:
 
 def noise_scale(
     nearest_distances: Tensor,
-    gaussian_distances: Tensor,
+    gaussian_distance: float,
     n_features: int,
     *,
     repeated_share: float = 0.0,
@@ -126,8 +128,8 @@ def noise_scale(
     ----------
     nearest_distances : Tensor [n]
         Leave-one-out distances of distinct known rows to their nearest neighbour.
-    gaussian_distances : Tensor [n']
-        The same in a Gaussian sample of as many rows and the same covariance.
+    gaussian_distance : float
+        Their median in Gaussian samples of as many rows and the same covariance.
     n_features : int
         Encoded columns, d.
     repeated_share : float
@@ -138,10 +140,9 @@ def noise_scale(
     if repeated_share < 0.5:
         level = (0.5 - repeated_share) / (1.0 - repeated_share)
         typical = float(nearest_distances.quantile(level, interpolation="lower"))
-    reference = float(gaussian_distances.median())
     return NoiseScale(
         spacing=float(nearest_distances.median()) / math.sqrt(n_features),
-        looseness=typical / reference if reference > 0.0 else 1.0,
+        looseness=typical / gaussian_distance if gaussian_distance > 0.0 else 1.0,
     )
 
 

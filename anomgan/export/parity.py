@@ -1,4 +1,4 @@
-"""Does the exported graph say what torch says? Checked on real rows at every export."""
+"""Does the exported graph say what torch says? Checked at every export."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     score = reconstruction + discriminator + surprise        (all in nats)
 
-- **reconstruction**: ``((1 - w) T + w E) / (2 s^2)``. T is the soft squared distance to the
-  training rows (`anomgan.scoring.memory`), so that T / 2 s^2 is the negative log of a kernel
-  density, tempered to bandwidth s. E is the energy that latent inversion leaves, started from
+- **reconstruction**: ``((1 - w) T + w F) / (2 s^2)``. T is the soft squared distance to the
+  known rows (`anomgan.scoring.memory`), so that T / 2 s^2 is the negative log of a kernel
+  density, tempered to bandwidth s. F is the energy that latent inversion leaves, started from
   the encoder's code and averaged over members: it asks the generator alone.
 - **discriminator**: ``v (clip(L - median, -c, c) + c) + 1``. L is the graded discriminator's
   log-odds that a row is diffused by a little noise rather than clean, averaged over members; the

@@ -1,4 +1,4 @@
-"""Soft distance to the training rows, the same in torch and in the exported graph.
+"""Soft distance to the known normal rows, the same in torch and in the exported graph.
 
 The distances between a row and thousands of known ones come from one matrix product. They are
 small differences of large numbers, so the product is done in float64; what follows is well
@@ -41,7 +41,7 @@ class Memory:
     rows : Tensor float32 [a, d]
         Distinct rows.
     counts : Tensor float32 [a]
-        How many training rows each stands for.
+        How many known rows each stands for.
     width : float
         h, standardised units.
     peak : float

@@ -1,8 +1,8 @@
 """Train and test rows of a dataset: the project's two protocols, and a published one.
 
-Training rows are always normal ones, unless contamination is asked for to see what it costs. In
-the project's own protocols no row is duplicated, and none
-is in both halves; `published_split` repeats what others printed, duplicates and all.
+Training rows are always normal ones, unless contamination is asked for to see what it costs. In the
+project's own protocols no row is duplicated, and none is in both halves; `published_split` repeats
+what others printed, duplicates and all.
 """
 
 from __future__ import annotations

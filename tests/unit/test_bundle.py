@@ -205,7 +205,7 @@ def test_no_name_leads_out_of_the_directory(tmp_path, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=2), "has format 2 .* upgrade anomgan"),
+        (lambda m: m.update(format_version=3), "has format 3 .* upgrade anomgan"),
         (lambda m: m.update(format_version="1"), "no usable format_version"),
         (lambda m: m.pop("format_version"), "no usable format_version"),
         (lambda m: m.update(format_version=True), "no usable format_version"),

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from anomgan.detectors.anomgan import NoiseScale, noise_scale
 from anomgan.fitting import FitControl, FittedModel, _check_rows, _split, fit_rows, take
-from anomgan.flagship import _distinct, _gaussian_like, _nearest_distances
+from anomgan.flagship import (
+    _covariance_root,
+    _distinct,
+    _gaussian_distance,
+    _nearest_distances,
+)
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.memory import Memory
 from anomgan.tables import Batch, Rows, Schema, SchemaOptions
@@ -63,33 +68,47 @@ def test_as_many_distinct_rows_as_the_size_are_all_kept() -> None:
 # --- Looseness ------------------------------------------------------------------------------
 
 
-def test_gaussian_sample_has_the_same_covariance() -> None:
+def test_root_gives_back_the_covariance() -> None:
     mixing = seeded(1).normal(size=(3, 3))
-    rows = tensor(seeded().exponential(size=(20000, 3)) @ mixing + 50.0)
-    drawn = _gaussian_like(rows, seeded(2))
-    assert drawn.shape == rows.shape
-    assert drawn.dtype == torch.float32
-    wanted, found = (np.cov(t.double().numpy().T) for t in (rows, drawn))
-    # The standard error of a covariance of 20 000 rows is about 1 % of the variances.
-    np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
-    # A Gaussian, whatever the rows were: no skew (an exponential has 2).
-    skew = ((drawn - drawn.mean(dim=0)) / drawn.std(dim=0)).pow(3).mean(dim=0)
-    assert float(skew.abs().max()) < 0.15
+    rows = tensor(seeded().exponential(size=(2000, 3)) @ mixing + 50.0)
+    root = _covariance_root(rows)
+    np.testing.assert_allclose(root, root.T, atol=1e-12)
+    np.testing.assert_allclose(root @ root, np.cov(rows.double().numpy().T), rtol=1e-6, atol=1e-9)
 
 
-def test_gaussian_sample_of_a_plane_stays_in_the_plane() -> None:
+def test_root_of_a_plane_stays_in_the_plane() -> None:
     rows = tensor(seeded().normal(size=(200, 2)) @ np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]]))
-    normal = torch.tensor([2.0, -1.0, 1.0])
-    drawn = _gaussian_like(rows, seeded(1))
-    assert float((drawn @ normal).abs().max()) < 1e-4
-    assert float(drawn.abs().max()) > 1.0
+    normal = torch.tensor([2.0, -1.0, 1.0], dtype=torch.float64)
+    assert float((_covariance_root(rows) @ normal).norm()) < 1e-3
+    assert not _covariance_root(torch.full((4, 3), 7.0)).any()
 
 
-@pytest.mark.parametrize("n", [1, 4])
-def test_gaussian_sample_of_equal_rows_is_constant(n: int) -> None:
-    drawn = _gaussian_like(torch.full((n, 3), 7.0), seeded())
-    assert drawn.shape == (n, 3)
-    assert not drawn.any()
+def test_gaussian_distance_is_that_of_a_gaussian() -> None:
+    rows = tensor(seeded().normal(size=(500, 3)) @ seeded(1).normal(size=(3, 3)))
+    expected = float(_nearest_distances(rows, seeded()).median())
+    assert _gaussian_distance(rows, seeded(2)) == pytest.approx(expected, rel=0.1)
+    draws = [_gaussian_distance(rows[:40], seeded(i)) for i in range(8)]
+    assert np.std(draws) / np.mean(draws) < 0.03  # one draw of 40 rows: about 0.1
+
+
+@pytest.mark.parametrize("broken", [50.0, 1e6])
+def test_one_broken_cell_does_not_change_the_regime(broken: float) -> None:
+    rows = tensor(seeded().normal(size=(400, 5)))
+    whole = scale_of(rows).smoothness
+    rows[7, 2] = broken
+    assert scale_of(rows).smoothness == pytest.approx(whole, abs=0.2)
+    assert whole > 0.8
+
+
+@pytest.mark.parametrize("stray", [1e2, 1e6])
+def test_a_stray_row_among_equal_ones_stretches_no_kernel_without_end(stray: float) -> None:
+    rows = torch.zeros(2, 2)
+    rows[1, 0] = stray
+    scale = noise_scale(_nearest_distances(rows, seeded()), 1.0, 2, repeated_share=0.99)
+    assert scale.kernel_width <= 3.0
+    memory = Memory(rows, torch.tensor([99.0, 1.0]), scale.kernel_width).with_peak()
+    near, far = memory.soft_distance(torch.tensor([[1.0, 0.0], [9.0, 0.0]]))[0].tolist()
+    assert 0.0 < near < far
 
 
 def test_nearest_distances_are_those_to_the_nearest_other_row() -> None:
@@ -103,8 +122,8 @@ def test_nearest_distances_are_those_to_the_nearest_other_row() -> None:
 
 
 def scale_of(rows: Tensor) -> NoiseScale:
-    distances = (_nearest_distances(r, seeded(1)) for r in (rows, _gaussian_like(rows, seeded(2))))
-    return noise_scale(*distances, rows.shape[1])
+    distances, reference = _nearest_distances(rows, seeded(1)), _gaussian_distance(rows, seeded(2))
+    return noise_scale(distances, reference, rows.shape[1])
 
 
 @pytest.mark.parametrize("d", [1, 3, 10])

@@ -177,6 +177,20 @@ def test_damaged_weights_are_refused(machine_model: Path, tmp_path: Path) -> Non
         GANDetector.load(copy)
 
 
+def test_a_model_of_an_earlier_format_is_scored_but_not_loaded(
+    machine_model: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for file in machine_model.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"format_version": 1}))
+    with pytest.raises(ModelCorruptError, match="has format 1, of an earlier anomgan"):
+        GANDetector.load(copy)
+    assert Scorer.open(copy).schema == Scorer.open(machine_model).schema
+
+
 def test_manifest_states_what_was_done(machine_model: Path) -> None:
     manifest = json.loads((machine_model / "manifest.json").read_text())
     assert manifest["parameters"]["detector"] == "anomgan"

@@ -242,7 +242,7 @@ def test_what_is_not_there_or_no_model_is_said(tmp_path):
         ({"schema": "{"}, "metadata of .* is damaged"),
         ({"schema": "[" * 100_000}, "metadata of .* is damaged"),
         ({"schema": '{"columns": 1}'}, "metadata of .* is damaged"),
-        ({"format_version": "2"}, "has format 2 .* upgrade anomgan"),
+        ({"format_version": "3"}, "has format 3 .* upgrade anomgan"),
         ({"format_version": None}, "has format unknown"),
         ({"feature_names": '["a"]'}, "feature names are not those of its schema"),
         ({"false_alarm_rate": "often"}, "metadata of .* is damaged"),

@@ -209,7 +209,7 @@ def _shares(text: str) -> list[float]:
         shares = []
     if not shares or not all(0.0 <= share <= 0.5 for share in shares):
         raise UsageError(f"--contamination {text}: shares from 0 to 0.5 are expected, as 0.01,0.05")
-    return shares
+    return list(dict.fromkeys(shares))
 
 
 def _split(texts: Sequence[str] | None) -> list[str]:
@@ -223,7 +223,7 @@ def _seeds(text: str) -> list[int]:
     found = _split([text])
     if not found or not all(seed.isascii() and seed.isdigit() for seed in found):
         raise UsageError(f"--seeds {text}: whole numbers with commas are expected, as 0,1,2")
-    return [int(seed) for seed in found]
+    return list(dict.fromkeys(int(seed) for seed in found))
 
 
 def _parameter(text: str) -> tuple[str, Any]:
