@@ -236,13 +236,13 @@ def _reconstruction(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
 
 def _soft_distance(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
     """Soft squared distance to the memory by feature, [c, d]; see `Memory.soft_distance`."""
-    memory = score.memory()
+    memory = score.memory
     n_rows, width = memory.rows.shape
     variance = g.constant(memory.width**2, np.float64)
     x64 = g.op("Cast", x, to=_DOUBLE)
     rows = g.constant(_array(memory.rows), stem="memory")
     rows64 = g.op("Cast", rows, to=_DOUBLE)
-    log_kernel = g.op("Gemm", x64, rows64, g.constant(memory.bias().numpy()), transB=1)  # [c, a]
+    log_kernel = g.op("Gemm", x64, rows64, g.constant(memory.bias.numpy()), transB=1)  # [c, a]
     largest = g.op("ReduceMax", log_kernel, g.ints(1), keepdims=1)  # [c, 1]
     relative = g.op("Div", g.op("Sub", log_kernel, largest), variance)
     kernel = g.op("Exp", g.op("Cast", relative, to=_FLOAT))

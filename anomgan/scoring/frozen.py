@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -166,8 +167,9 @@ class FrozenScore:
         """Return the inversion of this score."""
         return Inversion(self.generator, self.preconditioner, self.pull, self.settings.inversion)
 
+    @cached_property
     def memory(self) -> Memory:
-        """Return the memory of this score."""
+        """The memory of this score."""
         width, peak = self.settings.kernel_width, self.settings.kernel_peak
         return Memory(self.memory_rows, self.memory_counts, width, peak)
 
@@ -221,7 +223,7 @@ class FrozenScore:
     def reconstruction(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         """Energy in nats by feature, [n, d]; the sum over features is the term."""
         rows = self._members(x)  # [m, n, d]
-        _, known = self.memory().soft_distance(x, own)  # [n, d]
+        _, known = self.memory.soft_distance(x, own)  # [n, d]
         generated = _by_feature(*self.inversion()(rows, self.encoder(rows))).mean(dim=0)
         share = self.settings.inversion_share
         energy = (1.0 - share) * known + share * generated

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,9 +54,15 @@ class Memory:
     width: float
     peak: float = 0.0
 
+    @cached_property
+    def rows64(self) -> Tensor:
+        """The rows in float64, [a, d]."""
+        return self.rows.double()
+
+    @cached_property
     def bias(self) -> Tensor:
         """Complete a product with the rows to a log kernel: float64 [a], in units of h^2."""
-        half = 0.5 * self.rows.double().square().sum(dim=1)
+        half = 0.5 * self.rows64.square().sum(dim=1)
         return self.width**2 * self.counts.double().log() - half
 
     def soft_distance(self, x: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -80,7 +87,7 @@ class Memory:
 
     def _kernel(self, x: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         """Largest log kernel in h^2 units, float64 [n]; kernels relative to it, float32 [n, a]."""
-        log_kernel = product(x.double(), self.rows.double().T) + self.bias()  # [n, a]
+        log_kernel = product(x.double(), self.rows64.T) + self.bias  # [n, a]
         if own is not None:
             index = (own >= 0).nonzero().squeeze(1)
             rest = self.counts[own[index]].double() - 1.0

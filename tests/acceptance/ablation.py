@@ -44,7 +44,7 @@ def with_steps(n_steps: int) -> Callable[[FrozenScore], FrozenScore]:
 
 def narrow(score: FrozenScore, kernel_width: float) -> FrozenScore:
     """The score as it is for rows with structure: a narrow kernel, the discriminator trusted."""
-    memory = replace(score.memory(), width=kernel_width).with_peak()
+    memory = replace(score.memory, width=kernel_width).with_peak()
     return with_settings(
         kernel_width=memory.width, kernel_peak=memory.peak, discriminator_trust=1.0
     )(score)
