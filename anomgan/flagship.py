@@ -122,7 +122,6 @@ class Trained:
     position : Tensor int64 [v]
         Where each held-out row stands in memory, -1 where it was not kept.
     record : TrainingRecord
-    rng : torch.Generator
     """
 
     networks: TabularNetworks
@@ -132,7 +131,6 @@ class Trained:
     memory: Memory
     position: Tensor
     record: TrainingRecord
-    rng: torch.Generator
 
 
 def train(
@@ -183,9 +181,7 @@ def train(
     if record.stopped_by_deadline:
         logger.info("training ended at step %d for --max-time", record.steps_run)
     memory = Memory(rows, counts, scale.kernel_width).with_peak()
-    return Trained(
-        networks, game, scale, features[held_out], memory, position[held_out], record, draws
-    )
+    return Trained(networks, game, scale, features[held_out], memory, position[held_out], record)
 
 
 def _game(
