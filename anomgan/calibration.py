@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomgan.errors import InputError, UsageError
+from anomgan.false_discovery import benjamini_hochberg
 
 __all__ = [
     "LEAST_FOR_TAIL",
@@ -446,31 +447,3 @@ def require_rate(rate: float, *, n: int, has_tail: bool) -> None:
             f"{n}, with no tail to extrapolate from; ask for at least {1.0 / (n + 1):.3g}, or fit "
             "on more normal rows"
         )
-
-
-def benjamini_hochberg(p_values: ArrayLike, rate: float) -> NDArray[np.bool_]:
-    """Flag rows of one batch so that at most a share `rate` of the flags is expected false.
-
-    Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57(1), section 2; valid for conformal
-    p-values of one calibration set (Bates et al. 2023, Ann. Statist. 51(1), section 2).
-
-    Parameters
-    ----------
-    p_values : array_like [n]
-        P-values of the rows of the batch.
-    rate : float
-        False-discovery rate, in (0, 1).
-
-    Returns
-    -------
-    bool array [n]
-    """
-    require_rate(rate, n=0, has_tail=True)
-    p = np.asarray(p_values, dtype=np.float64)
-    ordered = np.sort(p)
-    steps = np.arange(1, len(p) + 1)
-    passing = np.flatnonzero(ordered <= rate * steps / max(len(p), 1))
-    if len(passing) == 0:
-        return np.zeros(len(p), dtype=np.bool_)
-    flags: NDArray[np.bool_] = p <= ordered[passing[-1]]
-    return flags

@@ -37,6 +37,7 @@ __all__ = [
     "OwnDetector",
     "Preparation",
     "detectors",
+    "fit_numbers",
 ]
 
 Numbers = NDArray[np.float64]
@@ -262,6 +263,25 @@ METHODS: tuple[str, ...] = ("anomgan", *_FITTERS)
 
 DEFAULT_METHODS: tuple[str, ...] = ("anomgan", "knn1", "knn5mean", "lof", "iforest", "ocsvm")
 """What is compared where no methods are named."""
+
+
+def fit_numbers(name: str, known: Numbers, seed: int) -> Fitted:
+    """Fit a baseline to rows that are numbers already.
+
+    Parameters
+    ----------
+    name : str
+        Of `METHODS`, anomgan excepted.
+    known : float64 [n, d]
+        Scaled rows of normal operation, without gaps.
+    seed : int
+
+    Returns
+    -------
+    callable
+        Rows, float64 [m, d], to scores, float64 [m], larger for more abnormal rows.
+    """
+    return _FITTERS[name](known, seed)
 
 
 def detectors(

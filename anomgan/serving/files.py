@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ import polars as pl
 
 from anomgan.bundle import Bundle
 from anomgan.errors import UsageError
+from anomgan.false_discovery import Discoveries, FdrMethod, require_discovery_rate
 from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
 from anomgan.serving.reasons import describe_rows
 from anomgan.serving.scorer import SCORER_FILE, OnBadRow, ScoredBatch, Scorer
+from anomgan.serving.spool import write_discoveries
 from anomgan.serving.writers import Format, open_writer
 from anomgan.tables.readers import TableReader
 
@@ -47,7 +49,7 @@ class ScoreSummary:
     n_rows, n_anomalies, n_unreadable : int
         Rows in all; flagged; left without a score.
     false_alarm_rate : float
-        The rate that rows were flagged at.
+        The rate that rows were flagged at, unless `discoveries` says otherwise.
     seconds : float
         Wall time of reading, scoring and writing.
     provider : str
@@ -60,6 +62,11 @@ class ScoreSummary:
         The most abnormal rows, flagged or not, the highest score first.
     faults : tuple of str
         Which the first rows without a score are, and why they have none.
+    discoveries : Discoveries or None
+        How rows were flagged, where a false-discovery rate was asked for.
+    calibration_rows_needed : int or None
+        Calibration rows, at least, with which the rows at the smallest p-value could have been
+        flagged; only where none was because those of the model cannot give a smaller one.
     """
 
     n_rows: int
@@ -72,6 +79,8 @@ class ScoreSummary:
     extra_columns: tuple[str, ...]
     top: tuple[TopRow, ...]
     faults: tuple[str, ...]
+    discoveries: Discoveries | None = None
+    calibration_rows_needed: int | None = None
 
 
 def score_table(
@@ -81,6 +90,8 @@ def score_table(
     *,
     fmt: Format = "csv",
     false_alarm_rate: float | None = None,
+    false_discovery_rate: float | None = None,
+    fdr_method: FdrMethod | None = None,
     on_bad_row: OnBadRow = "error",
     keep_columns: bool = False,
     top_features: int = 0,
@@ -101,6 +112,12 @@ def score_table(
     fmt : "csv", "parquet" or "jsonl"
     false_alarm_rate, on_bad_row
         As in `Scorer.score`.
+    false_discovery_rate : float, optional
+        Decide over all readable rows of the table so that at most this share of the flagged ones
+        is expected to be normal, instead of by a false-alarm rate. The output is then written
+        after the last row has been scored; until then rows wait in temporary files.
+    fdr_method : "bh" or "storey", optional
+        As `method` in `anomgan.calibration.benjamini_hochberg`; "bh" by default.
     keep_columns : bool
         Copy the columns of the table.
     top_features : int
@@ -115,24 +132,62 @@ def score_table(
     OutputError
         The output cannot be written.
     UsageError
-        The output is the table itself; or as `Scorer.score`.
+        The output is the table itself; both rates are given; or as `Scorer.score`.
     """
     _require_other_file(reader.source, output)
     if top_features < 0:
         raise UsageError(f"--top-features must be 0 or more, got {top_features}")
+    _require_one_rate(false_alarm_rate, false_discovery_rate, fdr_method)
     tally = _Tally(scorer)
     wanted = top_features > 0 or on_bad_row == "skip"
-    with open_writer(output, fmt) as writer:
+
+    def frames() -> Iterator[pl.DataFrame]:
         scored = scorer.stream_batches(
             reader, false_alarm_rate=false_alarm_rate, on_bad_row=on_bad_row
         )
         for item in scored:
             texts = _reasons(scorer, item, top_features) if wanted else None
-            writer.write(_table(scorer, item, texts, keep_columns=keep_columns))
+            yield _table(scorer, item, texts, keep_columns=keep_columns)
             tally.add(item)
             if progress is not None:
                 progress(tally.n_rows)
-    return tally.summary(output)
+
+    with open_writer(output, fmt) as writer:
+        if false_discovery_rate is None:
+            for frame in frames():
+                writer.write(frame)
+            return tally.summary(output)
+        rate, method = false_discovery_rate, fdr_method or "bh"
+        discoveries = write_discoveries(frames(), writer, fmt, rate, method=method)
+    return tally.summary(output, discoveries)
+
+
+def _require_one_rate(
+    false_alarm_rate: float | None, discovery_rate: float | None, method: str | None
+) -> None:
+    if discovery_rate is None:
+        if method is not None:
+            raise UsageError(
+                f"--fdr-method {method} says how to keep a false-discovery rate, and none is "
+                "given; add --fdr, such as --fdr 0.1"
+            )
+        return
+    if false_alarm_rate is not None:
+        raise UsageError(
+            f"--false-alarm-rate {false_alarm_rate:g} and --fdr {discovery_rate:g} are two rules "
+            "for the same flags; choose one: the first bounds the share of normal rows that are "
+            "flagged, the second the share of flagged rows that are normal"
+        )
+    require_discovery_rate(discovery_rate, method or "bh")
+
+
+def _rows_needed(calibration: Mapping[str, Any], found: Discoveries) -> int | None:
+    """Calibration rows needed, where too few of them are why nothing is flagged."""
+    n = calibration.get("n")
+    if found.n_flagged or not found.n_lowest or n is None or calibration.get("tail") is not None:
+        return None
+    at_the_end = found.lowest <= (1.0 + 1e-6) / (n + 1)  # the graph rounds to float32
+    return found.rows_needed() if at_the_end else None
 
 
 def _reasons(scorer: Scorer, item: ScoredBatch, top: int) -> list[str | None]:
@@ -225,10 +280,14 @@ class _Tally:
         name = self._scorer.schema.id_column
         return item.batch.frame[name] if name in item.batch.frame.columns else None
 
-    def summary(self, output: str) -> ScoreSummary:
+    def summary(self, output: str, discoveries: Discoveries | None = None) -> ScoreSummary:
+        n_anomalies, needed = self._n_anomalies, None
+        if discoveries is not None:
+            n_anomalies = discoveries.n_flagged
+            needed = _rows_needed(self._scorer.calibration, discoveries)
         return ScoreSummary(
             n_rows=self.n_rows,
-            n_anomalies=self._n_anomalies,
+            n_anomalies=n_anomalies,
             n_unreadable=self._n_unreadable,
             false_alarm_rate=self._rate,
             seconds=time.perf_counter() - self._began,
@@ -237,6 +296,8 @@ class _Tally:
             extra_columns=self._extra,
             top=tuple(sorted(self._top, key=lambda r: (-r.score, r.row))),
             faults=tuple(self._faults),
+            discoveries=discoveries,
+            calibration_rows_needed=needed,
         )
 
 

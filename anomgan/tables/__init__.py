@@ -4,7 +4,7 @@ Imports numpy, polars and the standard library; never pandas, pyarrow, torch or 
 """
 
 from anomgan.tables.columns import Column, ColumnKind, SchemaOptions, SetAside, SetAsideReason
-from anomgan.tables.labels import keep_normal
+from anomgan.tables.labels import LabelReader, keep_normal
 from anomgan.tables.missing import MISSING_TOKENS
 from anomgan.tables.readers import Batch, TableReader, open_table, read_table
 from anomgan.tables.schema import Rows, Schema
@@ -14,6 +14,7 @@ __all__ = [
     "Batch",
     "Column",
     "ColumnKind",
+    "LabelReader",
     "Rows",
     "Schema",
     "SchemaOptions",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anomgan.errors import UsageError
 
@@ -25,9 +25,6 @@ __all__ = ["TABLE_PROTOCOL", "file_cases", "protocol_label", "split_set", "suite
 
 TABLE_PROTOCOL = "table"
 """What results of raw tables carry: their own files, or 60/40 (`anomgan_datasets.table_split`)."""
-
-_NORMAL_BY_DEFAULT = {"0", "0.0", "false", "normal"}
-_ANOMALY_BY_DEFAULT = {"1", "1.0", "true", "anomaly"}
 
 
 def suite_cases(
@@ -164,30 +161,14 @@ def split_file(path: str, label: str, normal: tuple[str, ...], protocol: str, se
 def _labelled(
     path: str, label: str, normal: tuple[str, ...]
 ) -> tuple[pl.DataFrame, NDArray[np.int8]]:
-    import polars as pl
+    import numpy as np
 
-    from anomgan.tables import keep_normal, read_table
+    from anomgan.tables import read_table
+    from anomgan.tables.labels import anomalous
 
     frame = read_table(path)
     if label not in frame.columns:
         raise UsageError(
             f"{path} has no column {label!r} (--label); it has {', '.join(frame.columns)}"
         )
-    values = frame[label].cast(pl.String).str.strip_chars()
-    kept = normal or _default_normal(path, label, values.drop_nulls().unique().to_list())
-    keep_normal(frame, label, kept, source=path)  # complains of values that are not there
-    y = (~values.is_in(list(kept)).fill_null(value=False)).cast(pl.Int8).to_numpy()
-    if not y.any():
-        raise UsageError(f"{path}: every row is normal by {label!r}; a benchmark needs anomalies")
-    return frame.drop(label), y
-
-
-def _default_normal(path: str, label: str, values: list[Any]) -> tuple[str, ...]:
-    folded = {str(value).lower(): str(value) for value in values}
-    if set(folded) <= _NORMAL_BY_DEFAULT | _ANOMALY_BY_DEFAULT:
-        return tuple(value for key, value in folded.items() if key in _NORMAL_BY_DEFAULT)
-    shown = ", ".join(sorted(folded.values())[:10])
-    raise UsageError(
-        f"{path}: which values of {label!r} are normal? Name them with --normal VALUE; "
-        f"there are {shown}"
-    )
+    return frame.drop(label), anomalous(frame, label, normal, path).astype(np.int8)

@@ -9,10 +9,12 @@ import typer
 
 from anomgan_cli.commands.benchmark import benchmark
 from anomgan_cli.commands.demo import demo
+from anomgan_cli.commands.evaluate import evaluate
 from anomgan_cli.commands.export import export
 from anomgan_cli.commands.fit import fit
 from anomgan_cli.commands.inspect import inspect
 from anomgan_cli.commands.score import score
+from anomgan_cli.commands.threshold import threshold
 
 __all__ = ["app"]
 
@@ -49,6 +51,6 @@ def _main(
     logging.getLogger("anomgan").addHandler(logging.NullHandler())
 
 
-for _command in (fit, score, inspect, export, demo):
+for _command in (fit, score, evaluate, inspect, threshold, export, demo):
     app.command()(_command)
 app.add_typer(benchmark)

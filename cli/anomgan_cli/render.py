@@ -245,14 +245,13 @@ def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
     if summary.extra_columns:
         names = ", ".join(summary.extra_columns)
         say(f"Ignored columns that the model does not know: {names}", "yellow")
-    rate = summary.false_alarm_rate
     found = count(summary.n_anomalies, "anomaly").replace("anomalys", "anomalies")
-    expected = rate * (summary.n_rows - summary.n_unreadable)
     say(
-        f"{found} in {count(summary.n_rows, 'row')} at a false-alarm rate of {rate:g} (normal rows "
-        f"alone would give about {_about(expected)}).",
+        f"{found} in {count(summary.n_rows, 'row')} at {_rule(summary)}.",
         "bold" if summary.n_anomalies else None,
     )
+    for caution in _cautions(summary, scorer):
+        say(caution, "yellow")
     if summary.n_unreadable:
         say(f"{count(summary.n_unreadable, 'row')} could not be read, hence no score:", "yellow")
         for fault in summary.faults:
@@ -275,6 +274,40 @@ def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
     say(f"Scores: {place} ({speed})")
 
 
+def _rule(summary: ScoreSummary) -> str:
+    """Return what the flags keep to, in words that follow "at"."""
+    found = summary.discoveries
+    if found is None:
+        rate = summary.false_alarm_rate
+        about = _about(rate * (summary.n_rows - summary.n_unreadable))
+        return f"a false-alarm rate of {rate:g} (normal rows alone would give about {about})"
+    facts = [f"p-value up to {found.cutoff:.2g}"] if found.n_flagged else []
+    if found.method == "storey":
+        share = 100.0 * min(found.normal_share, 1.0)
+        facts.append(f"{share:.3g} % of the rows estimated normal")
+    return f"a false-discovery rate of {found.rate:g}" + (f" ({'; '.join(facts)})" if facts else "")
+
+
+def _cautions(summary: ScoreSummary, scorer: Scorer) -> Iterator[str]:
+    """Say where false-discovery control rests on too few calibration rows."""
+    found, n = summary.discoveries, scorer.calibration.get("n")
+    if found is None or n is None:
+        return
+    if summary.calibration_rows_needed is not None:
+        yield (
+            f"{count(found.n_lowest, 'row')} reached {found.lowest:.2g}, the smallest p-value that "
+            f"{count(n, 'calibration row')} can give: to be flagged at this rate among "
+            f"{count(found.n, 'row')} it would take at least "
+            f"{count(summary.calibration_rows_needed, 'calibration row')}; fit on more normal "
+            "rows, or use --false-alarm-rate."
+        )
+    elif found.n_flagged and _extrapolated(found.cutoff, scorer):
+        yield (
+            f"Every flagged row lies beyond all {count(n, 'calibration row')}: the p-values are "
+            "extrapolated, and with them the false-discovery rate."
+        )
+
+
 def _about(expected: float) -> str:
     return f"{expected:.2g}" if expected < 10 else f"{round(expected):,}".replace(",", " ")
 
@@ -285,8 +318,12 @@ def _name(row: int, identifier: str | None) -> str:
 
 def _p_value(p_value: float, scorer: Scorer) -> str:
     """Mark what lies beyond the resolution of the calibration rows as an extrapolation."""
+    return f"{p_value:.2g}{' (extrapolated)' if _extrapolated(p_value, scorer) else ''}"
+
+
+def _extrapolated(p_value: float, scorer: Scorer) -> bool:
     resolution = scorer.calibration.get("resolution", 0.0)
-    return f"{p_value:.2g}{' (extrapolated)' if p_value < resolution * (1 - 1e-6) else ''}"
+    return bool(p_value < resolution * (1 - 1e-6))
 
 
 def say_interface(scorer: Scorer, path: str) -> None:

@@ -32,6 +32,7 @@ def _imported(arguments, packages):
         ["fit", "--help"],
         ["score", "-h"],
         ["demo", "--help"],
+        ["evaluate", "--help"],
         ["benchmark", "accuracy", "--help"],
     ],
 )

@@ -65,6 +65,7 @@ def _row(name: str, hint: Any, default: Any) -> str:
     # In an annotation the first spelling stands where a default would.
     spellings = [s for s in (info.default, *(info.param_decls or ())) if isinstance(s, str)]
     spellings = spellings or ["--" + name.replace("_", "-")]
+    spellings = [part for spelling in spellings for part in spelling.split("/")]
     names = ", ".join(f"`{spelling}`" for spelling in spellings)
     shown = info.show_default if isinstance(info.show_default, str) else default
     return f"| {names}{_value(kind, info)} | {text} | {_default(shown)} |"
@@ -78,6 +79,8 @@ def _value(kind: Any, info: OptionInfo) -> str:
 
 
 def _default(default: Any) -> str:
+    if default is inspect.Parameter.empty:
+        return "needed"
     if default is None or default is False:
         return ""
     return f"`{default.value if isinstance(default, Enum) else default}`"

@@ -23,6 +23,7 @@ PUBLIC = {
         "Batch",
         "Column",
         "ColumnKind",
+        "LabelReader",
         "MISSING_TOKENS",
         "Rows",
         "Schema",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,14 @@ from anomgan_cli.options import (
 )
 
 __all__ = ["default_output", "score"]
+
+
+class FdrMethod(StrEnum):
+    """How `--fdr` is kept."""
+
+    BH = "bh"
+    STOREY = "storey"
+
 
 Table = Annotated[
     str,
@@ -53,6 +62,24 @@ BadRow = Annotated[
     OnBadRow,
     typer.Option(help="A row that cannot be read: stop, or keep it without a score and say why."),
 ]
+Fdr = Annotated[
+    float | None,
+    typer.Option(
+        "--fdr",
+        metavar="RATE",
+        help="Instead of --false-alarm-rate: share of the flagged rows that may be normal, decided "
+        "over the whole table.",
+    ),
+]
+Method = Annotated[
+    FdrMethod | None,
+    typer.Option(
+        "--fdr-method",
+        help="How --fdr is kept: Benjamini-Hochberg, or that with Storey's estimate of the share "
+        "of normal rows, for tables with many anomalies.",
+        show_default="bh",
+    ),
+]
 FailOnAnomaly = Annotated[
     bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any row is flagged.")
 ]
@@ -73,6 +100,8 @@ def score(
     keep_columns: KeepColumns = False,
     top_features: TopFeatures = 0,
     false_alarm_rate: FalseAlarmRate = None,
+    fdr: Fdr = None,
+    fdr_method: Method = None,
     on_bad_row: BadRow = OnBadRow.ERROR,
     fail_on_anomaly: FailOnAnomaly = False,
     delimiter: Delimiter = None,
@@ -100,6 +129,8 @@ def score(
             *(scorer, reader, target),
             fmt=format_of(target, format_),
             false_alarm_rate=false_alarm_rate,
+            false_discovery_rate=fdr,
+            fdr_method=None if fdr_method is None else fdr_method.value,
             on_bad_row=bad,
             keep_columns=keep_columns,
             top_features=top_features,

@@ -1,0 +1,206 @@
+"""``anomgan evaluate``: what a model is worth on labelled rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from anomgan_cli.exits import guarded
+from anomgan_cli.options import (
+    Debug,
+    Delimiter,
+    Encoding,
+    FalseAlarmRate,
+    Model,
+    OnBadRow,
+    Provider,
+    Quiet,
+)
+
+if TYPE_CHECKING:
+    from anomgan.calibration import Calibrator
+    from anomgan.evaluation.bootstrap import Estimate
+    from anomgan.evaluation.known import KnownRows
+    from anomgan.evaluation.labelled import Evaluation
+
+__all__ = ["evaluate"]
+
+Table = Annotated[
+    str,
+    typer.Argument(metavar="TABLE", help="Labelled CSV, Parquet or Arrow file; - is stdin."),
+]
+Label = Annotated[
+    str, typer.Option(metavar="COLUMN", help="Column that tells anomalies from normal rows.")
+]
+Normal = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="VALUE",
+        help="Its value in normal rows; may be repeated. Not needed where labels are 0 and 1.",
+    ),
+]
+Baselines = Annotated[
+    bool,
+    typer.Option(
+        "--baselines/--no-baselines",
+        help="IsolationForest and 1-NN distance beside ours, on the rows that the model keeps.",
+    ),
+]
+BadRow = Annotated[
+    OnBadRow, typer.Option(help="A row that cannot be read: stop, or leave it out and say so.")
+]
+ProviderOption = Annotated[
+    Provider, typer.Option("--provider", help="Processor; auto takes CUDA where it works.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of intervals and baselines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
+
+
+@guarded
+def evaluate(
+    table: Table,
+    label: Label,
+    normal: Normal = None,
+    model: Model = "anomgan-model",
+    false_alarm_rate: FalseAlarmRate = None,
+    baselines: Baselines = True,
+    on_bad_row: BadRow = OnBadRow.ERROR,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    provider: ProviderOption = Provider.AUTO,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Judge a model by labelled rows: ranking, decisions and calibration, with intervals."""
+    from anomgan.evaluation.labelled import evaluate_scores, score_labelled
+    from anomgan.serving import Scorer
+    from anomgan.tables import LabelReader
+    from anomgan.tables.readers import open_table
+    from anomgan_cli.render import scoring_progress
+
+    scorer = Scorer.open(model, providers=provider.value)
+    known, calibrator = _of_model(model, baselines=baselines)
+    bad: Literal["error", "skip"] = "skip" if on_bad_row is OnBadRow.SKIP else "error"
+    with (
+        open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad) as reader,
+        scoring_progress(reader, quiet=quiet) as progress,
+    ):
+        scored = score_labelled(
+            *(scorer, reader, LabelReader(label, normal or (), reader.source)),
+            label=label,
+            known=known,
+            calibrator=calibrator,
+            false_alarm_rate=false_alarm_rate,
+            on_bad_row=bad,
+            seed=seed,
+            progress=progress,
+        )
+    result = evaluate_scores(scored, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _write(result)
+
+
+def _of_model(model: str, *, baselines: bool) -> tuple[KnownRows | None, Calibrator | None]:
+    """Return what a model directory keeps beside its scorer; a bare scorer keeps neither."""
+    from pathlib import Path
+
+    from anomgan.bundle import Bundle
+    from anomgan.calibration import Calibrator
+    from anomgan.evaluation.known import KnownRows
+    from anomgan_cli.render import say
+
+    if Path(model).is_file():
+        if baselines:
+            say("No baselines: a scorer on its own keeps no rows that they could learn from.")
+        return None, None
+    bundle = Bundle.open(model, verify=False)
+    known = KnownRows.of(bundle) if baselines else None
+    return known, Calibrator.from_arrays(bundle.arrays("calibration.npz"))
+
+
+def _write(result: Evaluation) -> None:
+    """Print the result as people read it."""
+    from anomgan.evaluation.known import BASELINES
+    from anomgan.evaluation.labelled import OURS
+    from anomgan_cli.render import table
+
+    share = 100.0 * result.n_anomalies / result.n_rows
+    typer.echo(
+        f"{result.source}: {result.n_rows} rows, {result.n_anomalies} anomalies ({share:.3g} %)"
+    )
+    typer.echo()
+    detectors = list(result.measures)
+    headers = ["ranking", *(BASELINES.get(name, name) for name in detectors)]
+    table(
+        headers,
+        [
+            [_named(measure), *(_span(result.measures[d][measure]) for d in detectors)]
+            for measure in result.measures[OURS]
+        ],
+    )
+    typer.echo()
+    for line in (*_decision_lines(result), ""):
+        typer.echo(line)
+    table(
+        ["false-alarm rate asked for", "realised on normal rows", "expected in 95 of 100 cases"],
+        [
+            [f"{point.rate:g}", _span(point.realised), _band(point.band)]
+            for point in result.calibration
+        ],
+    )
+    typer.echo()
+    for line in (result.verdict(), *(f"Note: {note}." for note in result.notes)):
+        if line:
+            typer.echo(line)
+    typer.echo(
+        f"In brackets: 95 % intervals, of rankings by {result.n_draws} bootstrap draws, of shares "
+        "by Clopper and Pearson."
+    )
+
+
+_NAMES = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "best_f1": "best F1 of any threshold",
+}
+
+
+def _named(measure: str) -> str:
+    stem, _, number = measure.rpartition("_")
+    if stem == "partial_auroc":
+        return f"AUROC up to {float(number):.0%} false alarms"
+    if stem == "recall_at":
+        return f"recall at {float(number):.0%} false alarms"
+    if stem == "precision_at":
+        return f"precision at {number}"
+    return _NAMES[measure]
+
+
+def _span(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "-"
+    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+
+
+def _band(band: tuple[float, float] | None) -> str:
+    return "-" if band is None else f"{band[0]:.4f} to {band[1]:.4f}"
+
+
+def _decision_lines(result: Evaluation) -> list[str]:
+    decision = result.decision
+    flagged = decision.true_positives + decision.false_positives
+    from_score = "" if math.isnan(result.threshold) else f" (score from {result.threshold:.6g})"
+    return [
+        f"At a false-alarm rate of {decision.rate:g}{from_score}: {flagged} of {result.n_rows} "
+        f"rows flagged; {decision.true_positives} of {result.n_anomalies} anomalies found, "
+        f"{decision.false_positives} of {result.n_rows - result.n_anomalies} normal rows flagged.",
+        f"precision {_span(decision.precision)}, recall {_span(decision.recall)}, "
+        f"F1 {decision.f1:.4f}, realised false-alarm rate {_span(decision.false_alarms)}",
+    ]
