@@ -30,9 +30,9 @@ from anomgan.export.graph import (
     mlp,
     row_sum,
 )
+from anomgan.scoring.attribution import BY_DIFFERENCES
 from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.inversion import MLPWeights
-from anomgan.scoring.memory import SHARE_FLOOR
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Schema
 
@@ -174,7 +174,7 @@ def _tile(
 ) -> tuple[Value, Value, Value]:
     """Score one tile: score [c], p-value [c], contributions [c, n_columns + 1]."""
     settings = score.settings
-    columns = _to_columns(g, score, _reconstruction(g, score, x))
+    columns = _reconstruction(g, score, x)
     columns = g.op("Add", columns, surprise)
     odds = _mean(
         g, [_log_odds(g, _member(score.discriminator, m), x) for m in range(score.n_members)]
@@ -223,45 +223,85 @@ def _mean(g: GraphBuilder, values: list[Value]) -> Value:
 
 
 def _reconstruction(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
-    """Reconstruction term by feature, [c, d]."""
+    """Reconstruction term by column, [c, n_columns]; see `FrozenScore.reconstruction`."""
     settings = score.settings
-    generated = _mean(g, [_inverted(g, score, m, x) for m in range(score.n_members)])
+    distance, gaps = _soft_distance(g, score, x)
+    inverted = [_inverted(g, score, m, x) for m in range(score.n_members)]
+    energy = _mean(g, [energy for energy, _ in inverted])  # [c, 1]
+    residual = _mean(g, [square for _, square in inverted])  # [c, d]
     scale, share = 1.0 / (2.0 * settings.bandwidth**2), settings.inversion_share
-    return g.op(
+    total = g.op(
         "Add",
-        g.op("Mul", _soft_distance(g, score, x), g.constant((1.0 - share) * scale, np.float32)),
-        g.op("Mul", generated, g.constant(share * scale, np.float32)),
+        g.op("Mul", distance, g.constant((1.0 - share) * scale, np.float32)),
+        g.op("Mul", energy, g.constant(share * scale, np.float32)),
     )
+    half = g.op("Mul", total, g.constant(0.5, np.float32))
+    floors = g.constant(score.attribution.floors.numpy().reshape(1, -1))
+    parts = []
+    for blame in (_blame(g, score, x, gaps), _to_columns(g, score, residual)):
+        blame = g.op("Add", blame, floors)
+        whole = row_sum(g, blame, score.n_columns)
+        parts.append(g.op("Mul", blame, g.op("Div", half, whole)))
+    return g.op("Add", *parts)
 
 
-def _soft_distance(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
-    """Soft squared distance to the memory by feature, [c, d]; see `Memory.soft_distance`."""
+def _soft_distance(g: GraphBuilder, score: FrozenScore, x: Value) -> tuple[Value, Value]:
+    """Soft squared distance [c, 1] and gaps to references [c, b]; `Memory.soft_distance`."""
     memory = score.memory
     n_rows, width = memory.rows.shape
-    variance = g.constant(memory.width**2, np.float64)
+    variance, two = g.constant(memory.width**2, np.float64), g.constant(2.0, np.float64)
     x64 = g.op("Cast", x, to=_DOUBLE)
-    rows = g.constant(_array(memory.rows), stem="memory")
-    rows64 = g.op("Cast", rows, to=_DOUBLE)
+    rows64 = g.op("Cast", g.constant(_array(memory.rows), stem="memory"), to=_DOUBLE)
     log_kernel = g.op("Gemm", x64, rows64, g.constant(memory.bias.numpy()), transB=1)  # [c, a]
     largest = g.op("ReduceMax", log_kernel, g.ints(1), keepdims=1)  # [c, 1]
     relative = g.op("Div", g.op("Sub", log_kernel, largest), variance)
-    kernel = g.op("Exp", g.op("Cast", relative, to=_FLOAT))
-    total = row_sum(g, kernel, n_rows)  # [c, 1]
+    total = row_sum(g, g.op("Exp", g.op("Cast", relative, to=_FLOAT)), n_rows)  # [c, 1]
     log_total = g.op("Log", g.op("Cast", total, to=_DOUBLE))
     log_sum = g.op("Add", largest, g.op("Mul", log_total, variance))
     norm = g.op("MatMul", g.op("Mul", x64, x64), g.constant(np.ones((width, 1))))
-    energy = g.op("Sub", norm, g.op("Mul", log_sum, g.constant(2.0, np.float64)))
+    energy = g.op("Sub", norm, g.op("Mul", log_sum, two))
     energy = g.op("Add", energy, g.constant(2.0 * memory.width**2 * memory.peak, np.float64))
     energy = g.op("Max", energy, g.constant(0.0, np.float64))
-    offset = g.op("Sub", x, g.op("Div", g.op("MatMul", kernel, rows), total))
-    floor = g.constant(SHARE_FLOOR * memory.width**2, np.float32)
-    share = g.op("Add", g.op("Mul", offset, offset), floor)
-    part = g.op("Div", g.op("Cast", energy, to=_FLOAT), row_sum(g, share, width))
-    return g.op("Mul", share, part)
+    some = g.op("Gather", log_kernel, g.constant(memory.references.numpy()), axis=1)
+    gaps = g.op("Sub", norm, g.op("Mul", some, two))
+    return g.op("Cast", energy, to=_FLOAT), g.op("Cast", gaps, to=_FLOAT)
 
 
-def _inverted(g: GraphBuilder, score: FrozenScore, m: int, x: Value) -> Value:
-    """Energy left after inverting one member from its encoder's code, by feature, [c, d]."""
+def _blame(g: GraphBuilder, score: FrozenScore, x: Value, gaps: Value) -> Value:
+    """By how much each column moves x away from the references, [c, n_columns]."""
+    nearest = g.op("ReduceMin", gaps, g.ints(1), keepdims=1)  # [c, 1]
+    zero = g.constant(0.0, np.float32)
+    nothing = g.op("Mul", nearest, zero)
+    parts = []
+    for features in score.attribution.features:
+        if not len(features):
+            parts.append(nothing)
+            continue
+        rest = g.op("Sub", gaps, _gap(g, score, x, features.numpy()))
+        rest = g.op("ReduceMin", rest, g.ints(1), keepdims=1)
+        parts.append(g.op("Max", g.op("Sub", nearest, rest), zero))
+    return g.op("Concat", *parts, axis=1)
+
+
+def _gap(g: GraphBuilder, score: FrozenScore, x: Value, features: NDArray[np.int64]) -> Value:
+    """Squared distances to the references in some features, [c, b]; see `Attribution._gap`."""
+    known = _array(score.attribution.references)[:, features]  # [b, k]
+    if len(features) <= BY_DIFFERENCES:
+        squares = []
+        for j, feature in enumerate(features.tolist()):
+            value = g.op("Gather", x, g.ints(feature), axis=1)  # [c, 1]
+            gap = g.op("Sub", value, g.constant(known[:, j].reshape(1, -1)))
+            squares.append(g.op("Mul", gap, gap))
+        return squares[0] if len(squares) == 1 else g.op("Sum", *squares)
+    values = g.op("Gather", x, g.constant(features), axis=1)  # [c, k]
+    norm = row_sum(g, g.op("Mul", values, values), len(features))
+    bias = np.square(known).sum(axis=1).reshape(1, -1)
+    crossed = g.op("Gemm", values, g.constant(known.T), g.constant(bias), alpha=-2.0)
+    return g.op("Add", crossed, norm)
+
+
+def _inverted(g: GraphBuilder, score: FrozenScore, m: int, x: Value) -> tuple[Value, Value]:
+    """Energy left after inverting one member from its code, [c, 1]; squared residual, [c, d]."""
     settings = score.settings.inversion
     net = _member(score.generator, m)
     pull = float(score.pull[m])
@@ -300,8 +340,8 @@ def _slope(g: GraphBuilder, hidden: Value) -> Value:
 
 def _keep_better(
     g: GraphBuilder, first: Value, last: Value, moved: Value, pull: float, net: Network
-) -> Value:
-    """Energy by feature, of the start where the steps did not help."""
+) -> tuple[Value, Value]:
+    """Energy and squared residual, of the start where the steps did not help."""
     latent_dim, width = len(net.matrices[0]), net.matrices[-1].shape[1]
     square_first, square_last = g.op("Mul", first, first), g.op("Mul", last, last)
     norm_first, norm_last = row_sum(g, square_first, width), row_sum(g, square_last, width)
@@ -310,9 +350,7 @@ def _keep_better(
     energy_last = g.op("Add", norm_last, cost)
     better = g.op("Less", energy_last, norm_first)
     energy = g.op("Where", better, energy_last, norm_first)
-    norm = g.op("Max", g.op("Where", better, norm_last, norm_first), g.constant(1e-30, np.float32))
-    square = g.op("Where", better, square_last, square_first)
-    return g.op("Mul", square, g.op("Div", energy, norm))
+    return energy, g.op("Where", better, square_last, square_first)
 
 
 def _p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:

@@ -32,13 +32,17 @@ from torch import Tensor
 
 from anomgan.errors import ModelCorruptError
 from anomgan.nets.tabular import GENERATOR_ACTIVATION
+from anomgan.scoring.attribution import Attribution
 from anomgan.scoring.inversion import Inversion, InversionSettings, MLPWeights
 from anomgan.scoring.memory import Memory
 
-__all__ = ["FLOOR", "FrozenScore", "ScoreSettings", "Scored"]
+__all__ = ["FLOOR", "SHARE_FLOOR", "FrozenScore", "ScoreSettings", "Scored"]
 
 FLOOR = 1.0
 """Least score, nats."""
+
+SHARE_FLOOR = 0.01
+"""Least blame of a column for a distance, in squared kernel widths."""
 
 _CHUNK = 256
 """Rows a pass: every pass has this shape, so a row's result cannot depend on its company."""
@@ -173,6 +177,17 @@ class FrozenScore:
         width, peak = self.settings.kernel_width, self.settings.kernel_peak
         return Memory(self.memory_rows, self.memory_counts, width, peak)
 
+    @cached_property
+    def attribution(self) -> Attribution:
+        """How distances to the memory are shared among columns."""
+        memory = self.memory
+        return Attribution(
+            references=memory.rows[memory.references],
+            feature_column=self.feature_column,
+            n_columns=self.n_columns,
+            floor=SHARE_FLOOR * memory.width**2,
+        )
+
     @torch.no_grad()
     def __call__(self, features: Tensor, surprise: Tensor, own: Tensor | None = None) -> Scored:
         """Score encoded rows.
@@ -208,9 +223,8 @@ class FrozenScore:
 
     def contributions(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         """Reconstruction by column and the discriminator's bucket, [n, n_columns + 1]."""
-        by_feature = self.reconstruction(x, own)  # [n, d]
         out = x.new_zeros(len(x), self.n_columns + 1)
-        out.index_add_(1, self.feature_column, by_feature)
+        out[:, :-1] = self.reconstruction(x, own)
         bound, trust = self.settings.discriminator_bound, self.settings.discriminator_trust
         centred = self.log_odds(x) - self.settings.discriminator_median
         out[:, -1] = trust * (centred.clamp(-bound, bound) + bound) + FLOOR
@@ -221,13 +235,14 @@ class FrozenScore:
         return self.discriminator(self._members(x))[..., 0].mean(dim=0)
 
     def reconstruction(self, x: Tensor, own: Tensor | None = None) -> Tensor:
-        """Energy in nats by feature, [n, d]; the sum over features is the term."""
+        """Energy in nats by column, [n, n_columns]; the sum over columns is the term."""
         rows = self._members(x)  # [m, n, d]
-        _, known = self.memory.soft_distance(x, own)  # [n, d]
-        generated = _by_feature(*self.inversion()(rows, self.encoder(rows))).mean(dim=0)
+        distance, gaps = self.memory.soft_distance(x, own)  # [n], [n, b]
+        energy, residual = self.inversion()(rows, self.encoder(rows))  # [m, n], [m, n, d]
         share = self.settings.inversion_share
-        energy = (1.0 - share) * known + share * generated
-        return energy / (2.0 * self.settings.bandwidth**2)
+        total = (1.0 - share) * distance + share * energy.mean(dim=0)  # [n]
+        total = total / (2.0 * self.settings.bandwidth**2)
+        return self.attribution.share(x, gaps, residual.square().mean(dim=0), total)
 
     def _members(self, x: Tensor) -> Tensor:
         return x.unsqueeze(0).expand(self.n_members, -1, -1)
@@ -266,13 +281,6 @@ class FrozenScore:
         except KeyError as error:
             raise ModelCorruptError(f"the weights lack the tensor {error}; refit") from error
         return cls(**parts, n_columns=n_columns, settings=settings)
-
-
-def _by_feature(energy: Tensor, residual: Tensor) -> Tensor:
-    """Share an energy [m, n] among features as the squared residual [m, n, d] is."""
-    square = residual.square()
-    # The floor is for rows given back exactly, whose energy is zero: nothing is to be shared.
-    return square * (energy / square.sum(dim=2).clamp(min=1e-30)).unsqueeze(2)
 
 
 _PLAIN = (

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from anomgan.scoring.products import product
 
-__all__ = ["SHARE_FLOOR", "Memory", "leave_one_out_nearest", "spread"]
+__all__ = ["REFERENCES", "Memory", "leave_one_out_nearest", "spread"]
 
-SHARE_FLOOR = 0.01
-"""Least share of a feature in a soft distance, in squared widths: it keeps the shares defined
-where a row coincides with the local mean."""
+REFERENCES = 512
+"""Most known rows that columns are compared with one by one (`anomgan.scoring.attribution`)."""
 
 _SAMPLE_CHUNK = 256
+_FARTHEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,13 @@ class Memory:
         half = 0.5 * self.rows64.square().sum(dim=1)
         return self.width**2 * self.counts.double().log() - half
 
+    @cached_property
+    def references(self) -> Tensor:
+        """Positions of the reference rows, int64 [b]: evenly spread."""
+        return spread(len(self.rows), REFERENCES).to(self.rows.device)
+
     def soft_distance(self, x: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Soft squared distance T, float32 [n], and its shares by feature, [n, d].
+        """Soft squared distance T, float32 [n], and gaps to the references, float32 [n, b].
 
         Parameters
         ----------
@@ -74,28 +79,36 @@ class Memory:
         own : Tensor int64 [n], optional
             Position in memory of each row itself, which is then counted once less; -1 where the
             row is not in memory.
+
+        Returns
+        -------
+        tuple of Tensor
+            T; and D_j^2 - 2 h^2 log c_j for every reference j.
         """
-        largest, kernel = self._kernel(x, own)
-        total = kernel.sum(dim=1)  # [n]
+        log_kernel = self._log_kernel(x, own)
+        largest, total = self._sum(log_kernel)
         log_sum = largest + self.width**2 * total.double().log()
         norm = x.double().square().sum(dim=1)
         energy = (norm - 2.0 * log_sum + 2.0 * self.width**2 * self.peak).clamp(min=0.0).float()
-        # The gradient of T points away from the local mean of the known rows.
-        offset = x - product(kernel, self.rows) / total.unsqueeze(1)
-        share = offset.square() + SHARE_FLOOR * self.width**2
-        return energy, share * (energy / share.sum(dim=1)).unsqueeze(1)
+        gaps = norm.unsqueeze(1) - 2.0 * log_kernel[:, self.references]
+        # Infinite for a row that is left out: large enough, and two of them differ by nothing.
+        return energy, gaps.float().clamp(max=_FARTHEST)
 
-    def _kernel(self, x: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Largest log kernel in h^2 units, float64 [n]; kernels relative to it, float32 [n, a]."""
+    def _log_kernel(self, x: Tensor, own: Tensor | None) -> Tensor:
+        """Log kernels less that of x with itself, in units of h^2: float64 [n, a]."""
         log_kernel = product(x.double(), self.rows64.T) + self.bias  # [n, a]
         if own is not None:
             index = (own >= 0).nonzero().squeeze(1)
             rest = self.counts[own[index]].double() - 1.0
             fewer = self.width**2 * (rest.log() - self.counts[own[index]].double().log())
             log_kernel[index, own[index]] += fewer  # minus infinity where nothing is left
+        return log_kernel
+
+    def _sum(self, log_kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest log kernel, float64 [n], and the sum of kernels relative to it, float32 [n]."""
         largest = log_kernel.max(dim=1).values
         relative = (log_kernel - largest.unsqueeze(1)) / self.width**2
-        return largest, relative.float().exp()
+        return largest, relative.float().exp().sum(dim=1)
 
     def with_peak(self, sample: int = 2048) -> Memory:
         """Set `peak` from (evenly spread) known rows."""
@@ -103,9 +116,9 @@ class Memory:
         peak = -math.inf
         for start in range(0, len(index), _SAMPLE_CHUNK):
             x = self.rows[index[start : start + _SAMPLE_CHUNK]]
-            largest, kernel = self._kernel(x, None)
+            largest, total = self._sum(self._log_kernel(x, None))
             log_sum = (largest - 0.5 * x.double().square().sum(dim=1)) / self.width**2
-            peak = max(peak, float((log_sum + kernel.sum(dim=1).double().log()).max()))
+            peak = max(peak, float((log_sum + total.double().log()).max()))
         return replace(self, peak=peak)
 
 

@@ -42,17 +42,41 @@ def peak(rows, counts, width, index=None):
 
 
 def soft_distance(rows, counts, width, top, x, own=-1):
-    """Soft squared distance of x to the rows, and its shares by feature."""
+    """Soft squared distance of x to the rows, and its gap to each of them."""
     logs = log_kernels(rows, counts, width, x, own)
-    total = log_sum(logs)
-    energy = max(0.0, 2.0 * width**2 * (top - total))
-    shares = []
-    for i, value in enumerate(x):
-        terms = zip(logs, rows, strict=True)
-        mean = math.fsum(math.exp(log - total) * float(row[i]) for log, row in terms)
-        shares.append((float(value) - mean) ** 2 + SHARE_FLOOR * width**2)
-    whole = math.fsum(shares)
-    return energy, np.array([energy * part / whole for part in shares])
+    energy = max(0.0, 2.0 * width**2 * (top - log_sum(logs)))
+    return energy, np.array([-2.0 * width**2 * log for log in logs])
+
+
+def references(n, most=512):
+    """Positions of the rows that columns are compared with: all, or evenly spread ones."""
+    if n <= most:
+        return list(range(n))
+    return [int(i * (n - 1) / (most - 1)) for i in range(most)]
+
+
+def blame(rows, gaps, x, feature_column, n_columns):
+    """How much nearer x is to its nearest row when a column is not looked at, by column."""
+    nearest = min(gaps)
+    found = []
+    for column in range(n_columns):
+        left = []
+        for row, gap in zip(rows, gaps, strict=True):
+            own = [
+                (float(x[f]) - float(row[f])) ** 2
+                for f in range(len(x))
+                if feature_column[f] == column
+            ]
+            left.append(gap - math.fsum(own))
+        found.append(max(0.0, nearest - min(left)) if math.isfinite(nearest) else 0.0)
+    return found
+
+
+def shared(energy, parts, floors):
+    """An energy shared as parts and floors are."""
+    padded = [part + floor for part, floor in zip(parts, floors, strict=True)]
+    whole = math.fsum(padded)
+    return np.array([energy * part / whole for part in padded])
 
 
 def invert(generator, preconditioner, pull, x, start, *, n_steps, rate, momentum):
@@ -75,12 +99,6 @@ def invert(generator, preconditioner, pull, x, start, *, n_steps, rate, momentum
     return (after, last) if after < before else (before, first)
 
 
-def share(energy, residual):
-    """An energy shared among features as the squared residual is."""
-    total = float(residual @ residual)
-    return residual**2 * (energy / total) if total > 0.0 else np.zeros_like(residual)
-
-
 def score(model, x, surprise, own=-1):
     """Contributions by column, then the discriminator's bucket; their sum is the score.
 
@@ -90,20 +108,30 @@ def score(model, x, surprise, own=-1):
     x = np.array(x, dtype=np.float64)
     n_members = len(model["pull"])
     walk = {key: model[key] for key in ("n_steps", "rate", "momentum")}
-    memory = (model[f"memory_{key}"] for key in ("rows", "counts"))
-    _, known = soft_distance(*memory, model["kernel_width"], model["kernel_peak"], x, own)
-    energy = (1.0 - model["inversion_share"]) * known
-    log_odds = 0.0
+    rows, counts = model["memory_rows"], model["memory_counts"]
+    width, columns = model["kernel_width"], model["feature_column"]
+    n_columns = len(surprise)
+    distance, gaps = soft_distance(rows, counts, width, model["kernel_peak"], x, own)
+    energy, log_odds, residual = 0.0, 0.0, np.zeros(len(x))
     for m in range(n_members):
         code = forward(model["encoder"][m], x)[-1]
-        left = invert(
+        left, square = invert(
             model["generator"][m], model["preconditioner"][m], model["pull"][m], x, code, **walk
         )
-        energy += model["inversion_share"] * share(*left) / n_members
+        energy += left / n_members
+        residual += square**2 / n_members
         log_odds += forward(model["discriminator"][m], x)[-1][0] / n_members
+    total = (1.0 - model["inversion_share"]) * distance + model["inversion_share"] * energy
+    total /= 2.0 * model["bandwidth"] ** 2
+    floors = [SHARE_FLOOR * width**2 * (column in columns) for column in range(n_columns)]
+    places = references(len(rows))
+    by_rows = blame([rows[i] for i in places], gaps[places], x, columns, n_columns)
+    by_generator = np.zeros(n_columns)
+    for feature, column in enumerate(columns):
+        by_generator[column] += residual[feature]
     contributions = np.array([*surprise, 0.0], dtype=np.float64)
-    for feature, column in enumerate(model["feature_column"]):
-        contributions[column] += energy[feature] / (2.0 * model["bandwidth"] ** 2)
+    for parts in (by_rows, by_generator):
+        contributions[:-1] += shared(0.5 * total, parts, floors)
     bound = model["discriminator_bound"]
     bounded = min(max(log_odds - model["discriminator_median"], -bound), bound)
     contributions[-1] = model["discriminator_trust"] * (bounded + bound) + FLOOR

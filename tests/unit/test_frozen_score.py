@@ -104,15 +104,19 @@ def test_score_equals_plain_loops(d: int) -> None:
         assert float(found.score[i]) == pytest.approx(expected.sum(), rel=1e-4)
 
 
-def test_features_of_one_column_add_up() -> None:
+def test_columns_of_several_features_are_looked_at_together() -> None:
     score = score_of(5)
-    merged = replace(score, feature_column=torch.tensor([1, 0, 1, 1, 0]), n_columns=3)
-    x = draw(20, 5)
-    single, joint = run(score, x).contributions, run(merged, x).contributions
-    torch.testing.assert_close(joint[:, 0], single[:, [1, 4]].sum(dim=1))
-    torch.testing.assert_close(joint[:, 1], single[:, [0, 2, 3]].sum(dim=1))
-    assert not joint[:, 2].any()  # a column without features, for its surprise only
-    assert torch.equal(joint[:, 3], single[:, 5])
+    columns = torch.tensor([1, 0, 1, 1, 0])
+    merged = replace(score, feature_column=columns, n_columns=3)
+    x = torch.cat([draw(10, 5), normal_rows(5, 4), 30.0 * draw(3, 5, seed=2)])
+    single, joint = run(score, x), run(merged, x)
+    torch.testing.assert_close(joint.score, single.score, rtol=1e-6, atol=0.0)
+    model = plain(score) | {"feature_column": columns.tolist()}
+    for row, found in zip(x.tolist(), joint.contributions, strict=True):
+        expected = oracle_score.score(model, row, [0.0] * 3)
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-4)
+    assert not joint.contributions[:, 2].any()  # a column without features: for surprises only
+    assert torch.equal(joint.contributions[:, 3], single.contributions[:, 5])
 
 
 @pytest.mark.parametrize("inversion_share", [0.0, 1.0])

@@ -34,7 +34,7 @@ def by_loops(memory: Memory, x: Tensor, own: Tensor | None = None) -> tuple[np.n
         oracle_score.soft_distance(*known, row, place)
         for row, place in zip(x.tolist(), places, strict=True)
     ]
-    return np.array([energy for energy, _ in found]), np.stack([shares for _, shares in found])
+    return np.array([energy for energy, _ in found]), np.stack([gaps for _, gaps in found])
 
 
 def squared_gaps(memory: Memory, x: Tensor) -> Tensor:
@@ -50,12 +50,12 @@ def squared_gaps(memory: Memory, x: Tensor) -> Tensor:
 def test_soft_distance_equals_loops(d: int, width: float) -> None:
     memory = memory_of(40, d, width)
     x = torch.cat([2.0 * draw(20, d, seed=1), memory.rows[:6], memory.rows[6:9] + 1e-3])
-    energy, shares = memory.soft_distance(x)
-    assert energy.dtype == shares.dtype == torch.float32
-    expected_energy, expected_shares = by_loops(memory, x)
+    energy, gaps = memory.soft_distance(x)
+    assert energy.dtype == gaps.dtype == torch.float32
+    expected_energy, expected_gaps = by_loops(memory, x)
     # Kernels are summed in float32: their log is good to 1e-6, and T to that times 2 h^2.
     np.testing.assert_allclose(energy, expected_energy, rtol=1e-6, atol=4e-6 * width**2)
-    np.testing.assert_allclose(shares, expected_shares, rtol=2e-4, atol=4e-6 * width**2)
+    np.testing.assert_allclose(gaps, expected_gaps, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("sample", [2048, 40, 7])
@@ -117,9 +117,8 @@ def test_distance_is_zero_where_known_rows_are_densest_and_never_negative(width:
         2.0 * width**2 * (memory.peak - np.sort(sums)[-2]), abs=4e-6 * width**2
     )
     # Between known rows a density may be higher than at all of them: there T ends at zero.
-    anywhere, shares = memory.soft_distance(torch.cat([memory.rows, 0.3 * draw(2000, 2)]))
+    anywhere, _ = memory.soft_distance(torch.cat([memory.rows, 0.3 * draw(2000, 2)]))
     assert float(anywhere.min()) >= 0.0
-    assert float(shares.min()) >= 0.0
     between = Memory(torch.tensor([[-1.0], [1.0]]), torch.ones(2), 1.5).with_peak()
     assert between.soft_distance(torch.zeros(1, 1))[0].tolist() == [0.0]
 
@@ -131,38 +130,23 @@ def test_counts_stand_for_repeated_rows() -> None:
     each = Memory(repeated, torch.ones(len(repeated)), 0.6).with_peak()
     assert len(each.rows) > 40
     assert once.peak == pytest.approx(each.peak, abs=1e-6)
-    for a, b in zip(once.soft_distance(x), each.soft_distance(x), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        once.soft_distance(x)[0], each.soft_distance(x)[0], rtol=1e-4, atol=1e-5
+    )
     lonely = replace(once, counts=torch.ones(30)).soft_distance(x)[0]
     assert not torch.allclose(lonely, once.soft_distance(x)[0], rtol=1e-3)
 
 
-# --- Shares ---------------------------------------------------------------------------------
+# --- References ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d", [1, 2, 9])
-@pytest.mark.parametrize("far", [0.0, 1.0, 1e3, 1e6])
-def test_shares_sum_to_the_distance_and_are_finite(d: int, far: float) -> None:
-    memory = memory_of(50, d)
-    x = memory.rows + far * draw(50, d, seed=2)
-    energy, shares = memory.soft_distance(x)
-    assert bool(torch.isfinite(shares).all())
-    assert float(shares.min()) >= 0.0
-    torch.testing.assert_close(shares.sum(dim=1), energy, rtol=1e-6, atol=1e-9)
-
-
-def test_a_row_on_the_local_mean_shares_its_distance_evenly() -> None:
-    memory = Memory(torch.tensor([[2.0, -1.0]]), torch.ones(1), 0.1, peak=3.0)
-    energy, shares = memory.soft_distance(memory.rows)
-    assert float(energy) == pytest.approx(2.0 * 0.01 * 3.0)
-    torch.testing.assert_close(shares, energy.view(1, 1).expand(1, 2) / 2)
-
-
-def test_the_feature_that_is_off_carries_the_distance() -> None:
-    memory = Memory(0.1 * draw(50, 5), torch.ones(50), 0.1).with_peak()
-    x = torch.zeros(5, 5) + 3.0 * torch.eye(5)
-    energy, shares = memory.soft_distance(x)
-    assert bool((shares.diagonal() > 0.99 * energy).all())
+def test_gaps_are_squared_distances_to_evenly_spread_rows() -> None:
+    memory = Memory(draw(3000, 2), torch.ones(3000), 0.3).with_peak()
+    x = draw(30, 2, seed=1)
+    assert memory.references.tolist() == oracle_score.references(3000)
+    gaps = memory.soft_distance(x)[1]
+    expected = squared_gaps(memory, x)[:, memory.references].float()
+    torch.testing.assert_close(gaps, expected, rtol=1e-6, atol=1e-12)
 
 
 # --- Far out --------------------------------------------------------------------------------
@@ -171,10 +155,10 @@ def test_the_feature_that_is_off_carries_the_distance() -> None:
 @pytest.mark.parametrize("far", [1e3, 1e6])
 def test_far_rows_keep_their_distance(far: float) -> None:
     memory, x = memory_of(50, 4), far * draw(40, 4, seed=1)
-    expected_energy, expected_shares = by_loops(memory, x)
-    energy, shares = memory.soft_distance(x)
+    expected_energy, expected_gaps = by_loops(memory, x)
+    energy, gaps = memory.soft_distance(x)
     np.testing.assert_allclose(energy, expected_energy, rtol=1e-6)
-    np.testing.assert_allclose(shares, expected_shares, rtol=1e-5, atol=1e-5 * far)
+    np.testing.assert_allclose(gaps, expected_gaps, rtol=1e-6)
 
 
 def test_moving_everything_far_away_changes_no_distance() -> None:
@@ -184,11 +168,10 @@ def test_moving_everything_far_away_changes_no_distance() -> None:
     here, there = (Memory(rows + shift, torch.ones(60), 0.05).with_peak() for shift in (0, 2048))
     assert there.peak == pytest.approx(here.peak, abs=1e-5)
     near = torch.cat([x, rows[:20]])
-    energy, shares = here.soft_distance(near)
-    moved_energy, moved_shares = there.soft_distance(near + 2048)
-    torch.testing.assert_close(moved_energy, energy, rtol=1e-6, atol=1e-6)
-    # The local mean is a float32 number: at 2048 it is good to 1e-4.
-    torch.testing.assert_close(moved_shares, shares, rtol=1e-2, atol=1e-4)
+    for moved, still in zip(
+        there.soft_distance(near + 2048), here.soft_distance(near), strict=True
+    ):
+        torch.testing.assert_close(moved, still, rtol=1e-6, atol=1e-6)
 
 
 # --- Rows that are left out -----------------------------------------------------------------
@@ -197,13 +180,14 @@ def test_moving_everything_far_away_changes_no_distance() -> None:
 def test_a_row_left_out_is_not_in_memory() -> None:
     memory = memory_of(40, 3, most=2)  # every row counts once
     own = torch.arange(40)
-    energy, shares = memory.soft_distance(memory.rows, own)
+    energy, gaps = memory.soft_distance(memory.rows, own)
     for i in range(40):
         rest = torch.arange(40) != i
         others = replace(memory, rows=memory.rows[rest], counts=memory.counts[rest])
         expected = others.soft_distance(memory.rows[i : i + 1])
         torch.testing.assert_close(energy[i : i + 1], expected[0], rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(shares[i : i + 1], expected[1], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gaps[i : i + 1, rest], expected[1], rtol=1e-6, atol=1e-9)
+        assert float(gaps[i, i]) > 1e20  # as good as infinite
     assert bool((energy > memory.soft_distance(memory.rows)[0]).all())
 
 
@@ -226,10 +210,10 @@ def test_leaving_rows_out_equals_loops_and_changes_no_memory() -> None:
     before = memory.rows.clone(), memory.counts.clone()
     own = torch.tensor([-1, 0, 39, 5, 5, -1, 17])
     x = memory.rows[own.clamp(min=0)]
-    energy, shares = memory.soft_distance(x, own)
-    expected_energy, expected_shares = by_loops(memory, x, own)
+    energy, gaps = memory.soft_distance(x, own)
+    expected_energy, expected_gaps = by_loops(memory, x, own)
     np.testing.assert_allclose(energy, expected_energy, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(shares, expected_shares, rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(gaps, np.minimum(expected_gaps, 1e30), rtol=1e-6, atol=1e-9)
     assert torch.equal(memory.rows, before[0])
     assert torch.equal(memory.counts, before[1])
 
@@ -260,9 +244,9 @@ def test_a_row_has_the_same_bits_wherever_it_stands(d: int, n: int) -> None:
         for place in (0, 255):
             crowd = torch.zeros(256, d)
             crowd[place] = x[i]
-            energy, shares = memory.soft_distance(crowd)
+            energy, gaps = memory.soft_distance(crowd)
             assert torch.equal(energy[place], together[0][i])
-            assert torch.equal(shares[place], together[1][i])
+            assert torch.equal(gaps[place], together[1][i])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
