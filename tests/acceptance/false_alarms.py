@@ -1,0 +1,135 @@
+"""Realised false-alarm rates over random splits, against the exact conformal law.
+
+    python tests/acceptance/false_alarms.py [--splits 20] [--steps N] [-o docs/calibration.csv]
+
+For every ADBench development set with at least 1 000 normal rows, up to 10 000 are shuffled;
+the first half trains and calibrates the default detector, the other half is scored. The number of
+those flagged at 0.1, 0.05 and 0.01 should follow the beta-binomial law of split-conformal p-values,
+whose 95 % band a run leaves with a known chance (below 5 %, as counts are whole numbers). How many
+runs leave it is therefore expected in advance; the command prints that number beside the one found,
+and fails if so many would not happen once in a thousand times.
+
+Sets with at least 10 000 normal rows are also judged at 0.001, below what their calibration rows
+resolve or little above it: there the realised rate over all splits should be within a factor of 2.
+
+Rates do not depend on how well the networks are trained: `--steps` makes fits shorter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import betabinom, binom
+
+from anomgan import GANDetector
+from anomgan.evaluation.metrics import conformal_band
+from anomgan_datasets import load, names
+
+RATES = (0.1, 0.05, 0.01, 0.001)
+TAIL_RATE = 0.001
+LEAST, MOST, MANY = 1_000, 10_000, 10_000
+FIELDS = ("set", "split", "normal_rows", "calibration", "scored", "rate", "flagged")
+
+
+def measure(name: str, split: int, steps: int | None) -> list[dict[str, object]]:
+    """Fit and score one split; one row a rate."""
+    data = load(name)
+    normal = data.X.to_numpy(dtype=float)[data.y == 0]
+    order = np.random.default_rng(split).permutation(len(normal))[:MOST]
+    half = len(order) // 2
+    parameters = {} if steps is None else {"n_steps": steps}
+    detector = GANDetector(random_state=split, **parameters).fit(normal[order[:half]])
+    p_values = detector.p_values(normal[order[half:]])
+    return [
+        {
+            "set": name,
+            "split": split,
+            "normal_rows": len(normal),
+            "calibration": detector.model_.calibrator.n,
+            "scored": len(p_values),
+            "rate": rate,
+            "flagged": int((p_values <= np.float32(rate)).sum()),
+        }
+        for rate in RATES
+    ]
+
+
+def chance_outside(n_calibration: int, n_scored: int, rate: float) -> float:
+    """Chance that the realised rate leaves its 95 % band, at most 0.05."""
+    k = int(np.floor(rate * (n_calibration + 1) + 1e-9))
+    law = betabinom(n_scored, k, n_calibration + 1 - k)
+    low, high = (round(edge * n_scored) for edge in conformal_band(n_calibration, n_scored, rate))
+    return float(law.cdf(low - 1) + law.sf(high))
+
+
+def judge(rows: list[dict[str, str]]) -> bool:
+    """Print what was expected and found; tell whether that could be chance."""
+    good = True
+    for rate in RATES[:-1]:
+        runs = [r for r in rows if float(r["rate"]) == rate]
+        chances, misses, low, realised = [], 0, 0, []
+        for r in runs:
+            n, m, hits = (int(r[key]) for key in ("calibration", "scored", "flagged"))
+            band = conformal_band(n, m, rate)
+            chances.append(chance_outside(n, m, rate))
+            misses += not band[0] <= hits / m <= band[1]
+            low += hits / m < band[0]
+            realised.append(hits / m)
+        limit = int(binom.ppf(0.999, len(runs), max(np.mean(chances), 1e-12)))
+        good &= misses <= limit
+        print(
+            f"rate {rate:g}: {len(runs)} runs, realised {np.mean(realised):.4f} on the mean; "
+            f"expected misses of the band {np.sum(chances):.1f} (at most {limit}), found {misses} "
+            f"({low} below it)"
+        )
+    by_set: dict[str, list[float]] = defaultdict(list)
+    for r in rows:
+        if float(r["rate"]) == TAIL_RATE and int(r["normal_rows"]) >= MANY:
+            by_set[r["set"]].append(int(r["flagged"]) / int(r["scored"]))
+    for name, shares in by_set.items():
+        mean = float(np.mean(shares))
+        fits = TAIL_RATE / 2 <= mean <= 2 * TAIL_RATE
+        good &= fits
+        verdict = "within a factor of 2" if fits else "NOT within a factor of 2"
+        print(
+            f"rate {TAIL_RATE:g}, {name}: realised {mean:.5f} over {len(shares)} splits, {verdict}"
+        )
+    return good
+
+
+def main() -> None:
+    """Run what is missing, then judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--sets", nargs="*", default=list(names("adbench")))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, default=Path("false-alarms.csv"))
+    arguments = parser.parse_args()
+    if not arguments.output.exists():
+        arguments.output.write_text(",".join(FIELDS) + "\n", encoding="utf-8")
+    with arguments.output.open(encoding="utf-8") as file:
+        known = {(row["set"], int(row["split"])) for row in csv.DictReader(file)}
+    large = [n for n in arguments.sets if int((load(n).y == 0).sum()) >= LEAST]
+    tasks = [(n, s) for s in range(arguments.splits) for n in large if (n, s) not in known]
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+        waiting = [pool.submit(measure, *task, arguments.steps) for task in tasks]
+        for done, future in enumerate(as_completed(waiting), start=1):
+            with arguments.output.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, FIELDS, lineterminator="\n").writerows(future.result())
+            print(f"{done}/{len(tasks)}", end="\r", file=sys.stderr, flush=True)
+    with arguments.output.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["set"] in large]
+    if not judge(rows):
+        sys.exit("false-alarm rates are not what the calibration promises")
+
+
+if __name__ == "__main__":
+    main()
