@@ -13,7 +13,6 @@ from safetensors.numpy import load as load_arrays
 
 from anomgan.bundle import Bundle
 from anomgan.errors import InputError, ModelCorruptError
-from anomgan.evaluation.baselines import fit_numbers
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Rows
 
@@ -91,6 +90,8 @@ class Yardstick:
     """
 
     def __init__(self, method: str, known: KnownRows, seed: int) -> None:
+        from anomgan.evaluation.baselines import fit_numbers  # scikit-learn; not to read rows
+
         self._encoder = known.encoder
         rows = known.repeated() if method == "iforest" else known.rows.astype(np.float64)
         self._score: Callable[[NDArray[np.float64]], NDArray[np.float64]]

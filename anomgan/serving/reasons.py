@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomgan.serving.verdicts import Verdicts
+from anomgan.tables.datetimes import time_text
 from anomgan.tables.schema import Column, ColumnKind, Rows, Schema
 
 __all__ = ["describe_rows"]
@@ -120,13 +120,5 @@ class _Cells:
         if self._column.kind is ColumnKind.BOOLEAN:
             return "true" if value else "false"
         if self._column.kind is ColumnKind.DATETIME:
-            return _write_time(value)
+            return time_text(value)
         return f"{value:.6g}"
-
-
-def _write_time(seconds: float) -> str:
-    try:
-        moment: Any = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
-    except (OverflowError, OSError, ValueError):
-        return f"{seconds:.6g} s since 1970"
-    return str(moment.isoformat(sep=" ", timespec="seconds"))

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-__all__ = ["FORMATS", "ISO", "Detected", "detect_format", "parse_datetimes", "temporal_seconds"]
+__all__ = [
+    "FORMATS",
+    "ISO",
+    "Detected",
+    "detect_format",
+    "parse_datetimes",
+    "temporal_seconds",
+    "time_text",
+]
 
 # Rust's \d matches every Unicode digit, which int() below would refuse: hence [0-9].
 _TIME = (
@@ -44,6 +53,15 @@ class Detected:
     format: str
     share: float
     ambiguous: bool = False
+
+
+def time_text(seconds: float) -> str:
+    """Write seconds since 1970-01-01 UTC as people read them: ISO 8601, to the second."""
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+    except (OverflowError, OSError, ValueError):
+        return f"{seconds:.6g} s since 1970"
+    return moment.isoformat(sep=" ", timespec="seconds")
 
 
 def temporal_seconds(series: pl.Series) -> NDArray[np.float64]:

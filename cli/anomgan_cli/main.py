@@ -10,6 +10,7 @@ import typer
 from anomgan_cli.commands.benchmark import benchmark
 from anomgan_cli.commands.demo import demo
 from anomgan_cli.commands.evaluate import evaluate
+from anomgan_cli.commands.explain import explain
 from anomgan_cli.commands.export import export
 from anomgan_cli.commands.fit import fit
 from anomgan_cli.commands.inspect import inspect
@@ -51,6 +52,6 @@ def _main(
     logging.getLogger("anomgan").addHandler(logging.NullHandler())
 
 
-for _command in (fit, score, evaluate, inspect, threshold, export, demo):
+for _command in (fit, score, explain, evaluate, inspect, threshold, export, demo):
     app.command()(_command)
 app.add_typer(benchmark)

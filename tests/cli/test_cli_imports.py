@@ -31,6 +31,7 @@ def _imported(arguments, packages):
         ["--version"],
         ["fit", "--help"],
         ["score", "-h"],
+        ["explain", "--help"],
         ["demo", "--help"],
         ["evaluate", "--help"],
         ["benchmark", "accuracy", "--help"],
@@ -49,3 +50,9 @@ def test_score_imports_no_training_package(tmp_path, monkeypatch):
     assert _imported(["score", "new.csv", "--top-features", "2"], packages) == "[]"
     assert _imported(["inspect", "--json"], (*packages, "onnxruntime")) == "[]"
     assert _imported(["export"], packages) == "[]"
+
+
+def test_explain_imports_no_training_package(machine_files, machine_model):
+    packages = ("torch", "pandas", "sklearn", "onnx", "scipy", "pyarrow", "anomgan_datasets")
+    arguments = ["explain", str(machine_files[1]), "-m", str(machine_model), "--row", "3"]
+    assert _imported(arguments, packages) == "[]"

@@ -1,4 +1,4 @@
-"""Scoring takes the same memory however long the table is."""
+"""Scoring and explaining take the same memory however long the table is."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
         table_file.unlink()
 
 
-_SCORE = """
+_RUN = """
 import sys
 from anomgan_cli.main import app
 try:
@@ -41,14 +41,13 @@ finally:
 """
 
 
-def _peak_mb(folder, table, *options):
-    """Peak resident memory of one ``anomgan score``, in MB.
+def _peak_mb(folder, *arguments):
+    """Peak resident memory of one ``anomgan`` command, in MB.
 
     Read from the process itself: what wait4 tells of a child starts at its parent's peak.
     """
-    arguments = ["score", table, "-q", "--threads", "2", *options]
     done = subprocess.run(
-        [sys.executable, "-c", _SCORE, *arguments], cwd=folder, capture_output=True, text=True
+        [sys.executable, "-c", _RUN, *arguments, "-q"], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return int((folder / "peak").read_text()) * 1024 / MB
@@ -58,8 +57,17 @@ def _peak_mb(folder, table, *options):
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to measure")
 @pytest.mark.parametrize("fmt", ["csv", "parquet"])
 def test_memory_does_not_grow_with_the_table(folder, fmt):
-    short = _peak_mb(folder, "10.csv", "--format", fmt)
-    long = _peak_mb(folder, "100.csv", "--format", fmt)
+    short = _peak_mb(folder, "score", "10.csv", "--threads", "2", "--format", fmt)
+    long = _peak_mb(folder, "score", "100.csv", "--threads", "2", "--format", fmt)
     assert Path(folder / f"100.scores.{fmt}").exists()
     assert long < 400
     assert long - short < 60  # ten times the rows; a batch more or less in flight
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to measure")
+def test_explaining_does_not_grow_with_the_table(folder):
+    short = _peak_mb(folder, "explain", "10.csv", "--top", "20")
+    long = _peak_mb(folder, "explain", "100.csv", "--top", "20")
+    assert long < 400
+    assert long - short < 60
