@@ -8,6 +8,7 @@
       weights.safetensors  to go on training or to export again
       calibration.npz      held-out scores and the tail
       probe.npz            rows and expected outputs, checked when a Scorer opens the model
+      profile.json         what the training rows look like, for the drift check of new ones
 
 Loading parses data only: JSON, ONNX, safetensors and npz without pickle. Every file is a plain
 file named in the manifest, within the directory, of the stated size and checksum.

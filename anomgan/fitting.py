@@ -30,6 +30,7 @@ from anomgan.flagship import (
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.frozen import FrozenScore
 from anomgan.tables.encoding import FeatureEncoder
+from anomgan.tables.profile import Profile
 from anomgan.tables.schema import Rows, Schema
 from anomgan.training.health import Health
 from anomgan.training.loop import TrainingRecord
@@ -47,7 +48,8 @@ class FittedModel:
     """Everything that a fit gives.
 
     `probe` are the few rows stored with the model, broken ones among them; `check` are real and
-    mixed rows on which an export is compared with torch.
+    mixed rows on which an export is compared with torch. `profile` is what new rows as a whole are
+    compared with; models of an earlier anomgan have none.
     """
 
     schema: Schema
@@ -62,6 +64,7 @@ class FittedModel:
     notes: tuple[str, ...]
     probe: Rows
     check: Rows
+    profile: Profile | None
 
     def score_rows(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Score [n] and contributions [n, n_columns + 1] of checked rows, by torch."""
@@ -152,6 +155,8 @@ def fit_rows(
         notes=notes,
         probe=_probe_rows(take(rows, held_out), take(rows, known)),
         check=_check_rows(rows, rng),
+        # A generator of its own, so that what else is drawn stays what it was.
+        profile=Profile.fit(schema, rows, calibrator.scores, np.random.default_rng([seed, 2])),
     )
 
 

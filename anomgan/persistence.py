@@ -26,6 +26,7 @@ from anomgan.presets import FlagshipParameters
 from anomgan.scoring.frozen import FrozenScore, ScoreSettings
 from anomgan.tables import Rows, Schema
 from anomgan.tables.encoding import FeatureEncoder
+from anomgan.tables.profile import Profile
 from anomgan.training.health import Health
 from anomgan.training.loop import TrainingRecord
 
@@ -122,6 +123,8 @@ def save_fitted(
         "calibration.npz": _npz(fitted.calibrator.arrays()),
         "probe.npz": _npz(probe),
     }
+    if fitted.profile is not None:
+        files[_PROFILE_FILE] = json.dumps(fitted.profile.to_dict(), allow_nan=False).encode()
     return Bundle.save(path, files=files, manifest=manifest, overwrite=overwrite)
 
 
@@ -167,6 +170,7 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
             notes=tuple(manifest.training.get("notes", ())),
             probe=rows,
             check=rows,
+            profile=_profile(bundle),
         )
     except ModelCorruptError:
         raise
@@ -175,7 +179,14 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
 
 
 _OLDEST_TORCH_FORMAT = 2
+_PROFILE_FILE = "profile.json"
 _RECORDED = ("source", "notes", "parity", "history")
+
+
+def _profile(bundle: Bundle) -> Profile | None:
+    if _PROFILE_FILE not in bundle.names:
+        return None
+    return Profile.from_dict(json.loads(bundle.read(_PROFILE_FILE)))
 
 
 def _part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

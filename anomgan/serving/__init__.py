@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from anomgan.serving.drift import Departure, DriftMonitor, DriftReport
 from anomgan.serving.scorer import ScoredBatch, Scorer
 from anomgan.serving.verdicts import Verdicts
 
-__all__ = ["ScoredBatch", "Scorer", "Verdicts"]
+__all__ = ["Departure", "DriftMonitor", "DriftReport", "ScoredBatch", "Scorer", "Verdicts"]

@@ -15,6 +15,7 @@ import polars as pl
 from anomgan.bundle import Bundle
 from anomgan.errors import UsageError
 from anomgan.false_discovery import Discoveries, FdrMethod, require_discovery_rate
+from anomgan.serving.drift import DriftMonitor, DriftReport
 from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
 from anomgan.serving.reasons import describe_rows
 from anomgan.serving.scorer import SCORER_FILE, OnBadRow, ScoredBatch, Scorer
@@ -67,6 +68,9 @@ class ScoreSummary:
     calibration_rows_needed : int or None
         Calibration rows, at least, with which the rows at the smallest p-value could have been
         flagged; only where none was because those of the model cannot give a smaller one.
+    drift : DriftReport or None
+        How the rows as a whole differ from those of training; None where that was not asked for,
+        or the model holds no profile.
     """
 
     n_rows: int
@@ -81,6 +85,7 @@ class ScoreSummary:
     faults: tuple[str, ...]
     discoveries: Discoveries | None = None
     calibration_rows_needed: int | None = None
+    drift: DriftReport | None = None
 
 
 def score_table(
@@ -95,6 +100,7 @@ def score_table(
     on_bad_row: OnBadRow = "error",
     keep_columns: bool = False,
     top_features: int = 0,
+    drift: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> ScoreSummary:
     """Score a table into a file.
@@ -122,6 +128,8 @@ def score_table(
         Copy the columns of the table.
     top_features : int
         Contributions to name.
+    drift : bool
+        Compare the rows as a whole with those of training, where the model holds their profile.
     progress : callable, optional
         Called with the rows done after each batch.
 
@@ -138,7 +146,8 @@ def score_table(
     if top_features < 0:
         raise UsageError(f"--top-features must be 0 or more, got {top_features}")
     _require_one_rate(false_alarm_rate, false_discovery_rate, fdr_method)
-    tally = _Tally(scorer)
+    monitor = DriftMonitor(scorer) if drift and scorer.profile is not None else None
+    tally = _Tally(scorer, monitor)
     wanted = top_features > 0 or on_bad_row == "skip"
 
     def frames() -> Iterator[pl.DataFrame]:
@@ -233,8 +242,9 @@ def _require_other_file(source: str, output: str) -> None:
 class _Tally:
     """Counts over the batches, and the most abnormal rows so far."""
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Scorer, monitor: DriftMonitor | None) -> None:
         self._scorer = scorer
+        self._monitor = monitor
         self._began = time.perf_counter()
         self._rate = scorer.false_alarm_rate
         self._extra: tuple[str, ...] = ()
@@ -255,6 +265,8 @@ class _Tally:
         faults = item.rows.faults
         self._faults += [f"{item.batch.place(i)}, {faults[i]}" for i in sorted(faults)[:room]]
         self._keep_top(item)
+        if self._monitor is not None:
+            self._monitor.update(item.rows, verdicts)
 
     def _keep_top(self, item: ScoredBatch) -> None:
         scores = np.nan_to_num(item.verdicts.score, nan=-np.inf)
@@ -298,6 +310,7 @@ class _Tally:
             faults=tuple(self._faults),
             discoveries=discoveries,
             calibration_rows_needed=needed,
+            drift=None if self._monitor is None else self._monitor.report(),
         )
 
 

@@ -9,13 +9,16 @@ from typing import Final
 
 import onnxruntime as ort
 
-from anomgan.bundle import FORMAT_VERSION
+from anomgan.bundle import FORMAT_VERSION, Bundle
 from anomgan.calibration import require_rate
-from anomgan.errors import ModelCorruptError, ModelError
+from anomgan.errors import InputError, ModelCorruptError, ModelError
 from anomgan.serving.verdicts import DISCRIMINATOR
+from anomgan.tables.profile import Profile
 from anomgan.tables.schema import Schema
 
-__all__ = ["OUTPUTS", "read_metadata", "read_model", "require_interface"]
+__all__ = ["OUTPUTS", "read_metadata", "read_model", "read_profile", "require_interface"]
+
+_PROFILE_FILE: Final = "profile.json"
 
 OUTPUTS: Final = ("score", "p_value", "is_anomaly", "contributions")
 """Outputs of the graph, in the order of the fields of Verdicts."""
@@ -35,6 +38,26 @@ def read_model(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_profile(bundle: Bundle) -> Profile | None:
+    """Read the profile of the training rows; models of an earlier anomgan have none.
+
+    Raises
+    ------
+    ModelCorruptError
+        It is damaged, or not of this model.
+    """
+    if _PROFILE_FILE not in bundle.names:
+        return None
+    try:
+        profile = Profile.from_dict(json.loads(bundle.read(_PROFILE_FILE)))
+        profile.require_schema(Schema.from_dict(bundle.manifest.schema))
+    except (InputError, ValueError, RecursionError) as error:
+        raise ModelCorruptError(
+            f"{bundle.file(_PROFILE_FILE)} is damaged: {error}; fit the model again"
+        ) from error
+    return profile
 
 
 def read_metadata(

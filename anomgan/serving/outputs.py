@@ -28,6 +28,8 @@ class AtomicFile:
     ----------
     path : str or path-like
         Where the file goes; a symbolic link is followed.
+    option : str
+        The option of the command line that names another place, for messages.
 
     Raises
     ------
@@ -36,8 +38,9 @@ class AtomicFile:
         failed.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, option: str = "-o") -> None:
         self.path = os.fspath(path)
+        self._option = option
         self._target = Path(os.path.realpath(self.path))
         self._temporary: Path | None = None
         self._file: BinaryIO
@@ -47,7 +50,7 @@ class AtomicFile:
             self._file = cast(BinaryIO, sys.stdout.buffer)
             return self
         if os.path.isdir(self._target):
-            raise OutputError(f"{self.path} is a directory; name a file with -o")
+            raise OutputError(f"{self.path} is a directory; name a file with {self._option}")
         try:
             self._file = self._open()
         except OSError as error:
@@ -108,5 +111,6 @@ class AtomicFile:
 
     def _failure(self, error: OSError) -> OutputError:
         return OutputError(
-            f"cannot write {self.path}: {error.strerror or error}; choose another place with -o"
+            f"cannot write {self.path}: {error.strerror or error}; choose another place with "
+            f"{self._option}"
         )

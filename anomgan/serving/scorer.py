@@ -17,10 +17,17 @@ from numpy.typing import NDArray
 from anomgan.bundle import DEFAULT_MODEL, Bundle
 from anomgan.calibration import require_rate
 from anomgan.errors import ModelCorruptError, ModelError, UsageError
-from anomgan.serving.interface import OUTPUTS, read_metadata, read_model, require_interface
+from anomgan.serving.interface import (
+    OUTPUTS,
+    read_metadata,
+    read_model,
+    read_profile,
+    require_interface,
+)
 from anomgan.serving.providers import CPU, Providers, make_session, usable_threads
 from anomgan.serving.streaming import ordered_map
 from anomgan.serving.verdicts import Verdicts
+from anomgan.tables.profile import Profile
 from anomgan.tables.readers import Batch, open_table
 from anomgan.tables.schema import Rows
 
@@ -68,6 +75,9 @@ class Scorer:
         The metadata of the graph.
     calibration : dict
         ``Calibrator.summary()`` where the model carries it, else empty.
+    profile : Profile or None
+        What the training rows look like, for `DriftMonitor`; None without a model directory, and
+        for models of an earlier anomgan.
     threads : int
         Calls that `score` and `stream` make at once.
     """
@@ -78,6 +88,7 @@ class Scorer:
         *,
         source: str = SCORER_FILE,
         calibration: Mapping[str, Any] | None = None,
+        profile: Profile | None = None,
         provider_note: str = "",
         threads: int = 1,
     ) -> None:
@@ -92,6 +103,7 @@ class Scorer:
         )
         summary = json.loads(self.metadata.get("anomgan.calibration", "{}"))
         self.calibration: dict[str, Any] = dict(calibration or summary)
+        self.profile = profile
         require_interface(session, self.schema, source)
 
     @classmethod
@@ -134,6 +146,7 @@ class Scorer:
             session,
             source=source,
             calibration=None if bundle is None else bundle.manifest.calibration,
+            profile=None if bundle is None else read_profile(bundle),
             provider_note=note,
             threads=threads or usable_threads(),
         )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anomgan.bundle import Manifest
     from anomgan.evaluation.benchmark import Run
     from anomgan.evaluation.summary import Summary
+    from anomgan.serving.drift import DriftReport
     from anomgan.serving.files import ScoreSummary
     from anomgan.serving.scorer import Scorer
     from anomgan.tables.readers import TableReader
@@ -39,6 +40,7 @@ __all__ = [
 
 _PLAIN_WIDTH = 160  # of tables where there is no terminal to measure
 _SHOWN_CATEGORIES = 6
+_SHOWN_DEPARTURES = 5
 
 TrainingProgress = Callable[[int, int, Mapping[str, float | str]], None]
 BenchmarkProgress = Callable[[int, int, "Run"], None]
@@ -252,6 +254,8 @@ def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
     )
     for caution in _cautions(summary, scorer):
         say(caution, "yellow")
+    if summary.drift is not None:
+        _say_drift(summary.drift)
     if summary.n_unreadable:
         say(f"{count(summary.n_unreadable, 'row')} could not be read, hence no score:", "yellow")
         for fault in summary.faults:
@@ -306,6 +310,25 @@ def _cautions(summary: ScoreSummary, scorer: Scorer) -> Iterator[str]:
             f"Every flagged row lies beyond all {count(n, 'calibration row')}: the p-values are "
             "extrapolated, and with them the false-discovery rate."
         )
+
+
+def _say_drift(report: DriftReport) -> None:
+    """Say in which columns the rows as a whole differ from those of training."""
+    if not report.departures:
+        return
+    tables = count(round(1.0 / report.alpha), "table")
+    say(
+        f"Drift: {count(report.n_rows, 'row')} taken together differ from the training rows (by "
+        f"chance in at most one of {tables}):",
+        "yellow",
+    )
+    scores = [d for d in report.departures if d.column is None]
+    columns = [d for d in report.departures if d.column is not None]
+    for departure in [*scores, *columns[:_SHOWN_DEPARTURES]]:
+        say(f"  {departure}", "yellow")
+    more = len(columns) - _SHOWN_DEPARTURES
+    if more > 0:
+        say(f"  and {count(more, 'more column')}", "yellow")
 
 
 def _about(expected: float) -> str:

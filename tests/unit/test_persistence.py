@@ -95,7 +95,7 @@ def test_two_processes_give_the_same_bytes(
 ) -> None:
     assert Fit(machine_files[0], tmp_path / "again", 300).wait() == 0
     assert _same(uninterrupted, tmp_path / "again")
-    for name in ("scoring.json", "calibration.npz", "probe.npz"):
+    for name in ("scoring.json", "calibration.npz", "probe.npz", "profile.json"):
         arrays = [
             np.load(m / name) if name.endswith("npz") else json.loads((m / name).read_text())
             for m in (uninterrupted, tmp_path / "again")
@@ -207,4 +207,5 @@ def test_manifest_states_what_was_done(machine_model: Path) -> None:
         "scoring.json",
         "calibration.npz",
         "probe.npz",
+        "profile.json",
     }

@@ -80,6 +80,10 @@ Method = Annotated[
         show_default="bh",
     ),
 ]
+NoDrift = Annotated[
+    bool,
+    typer.Option("--no-drift", help="Do not compare the rows as a whole with the training rows."),
+]
 FailOnAnomaly = Annotated[
     bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any row is flagged.")
 ]
@@ -103,6 +107,7 @@ def score(
     fdr: Fdr = None,
     fdr_method: Method = None,
     on_bad_row: BadRow = OnBadRow.ERROR,
+    no_drift: NoDrift = False,
     fail_on_anomaly: FailOnAnomaly = False,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
@@ -134,6 +139,7 @@ def score(
             on_bad_row=bad,
             keep_columns=keep_columns,
             top_features=top_features,
+            drift=not no_drift,
             progress=progress,
         )
     if not quiet:
