@@ -25,7 +25,16 @@ from anomgan.evaluation.metrics import (
     recall_at_false_alarms,
 )
 
-__all__ = ["LEVEL", "Estimate", "Measure", "compare", "ranking_measures"]
+__all__ = [
+    "LEVEL",
+    "Estimate",
+    "Measure",
+    "Ranking",
+    "compare",
+    "draw_weights",
+    "number_of_draws",
+    "ranking_measures",
+]
 
 LEVEL: Final = 0.95
 """Confidence of every interval."""
@@ -126,13 +135,12 @@ def compare(
         Estimates by detector and measure; leads by detector, the first one excepted; and the
         number of draws. Intervals are percentile intervals.
     """
-    n = len(labels)
-    n_draws = int(min(_MOST_DRAWS, max(_FEWEST_DRAWS, _WORK / (n * len(scores)))))
-    rankings = {name: _Ranking(values, labels) for name, values in scores.items()}
+    n_draws = number_of_draws(len(labels) * len(scores))
+    rankings = {name: Ranking(values, labels) for name, values in scores.items()}
     drawn = {name: np.empty((n_draws, len(measures))) for name in scores}
     rng = np.random.default_rng(seed)
     for i in range(n_draws):
-        weights = _weights(labels, rng)
+        weights = draw_weights(labels, rng)
         for name, ranking in rankings.items():
             cumulative = ranking.cumulative(weights)
             drawn[name][i] = [m.weighted(*cumulative) for m in measures]
@@ -154,8 +162,20 @@ def compare(
     return found, leads, n_draws
 
 
-class _Ranking:
-    """Rows in falling order of one detector's scores."""
+def number_of_draws(n_looked_at: int) -> int:
+    """Return how many draws are worth their time where one looks at so many rows."""
+    return int(min(_MOST_DRAWS, max(_FEWEST_DRAWS, _WORK / n_looked_at)))
+
+
+class Ranking:
+    """Rows in falling order of one detector's scores.
+
+    Parameters
+    ----------
+    scores : float64 [n]
+    labels : bool [n]
+        True = anomaly.
+    """
 
     def __init__(self, scores: Numbers, labels: NDArray[np.bool_]) -> None:
         self._order = np.argsort(-scores, kind="stable")
@@ -171,7 +191,8 @@ class _Ranking:
         return np.append(0.0, true), np.append(0.0, false)
 
 
-def _weights(labels: NDArray[np.bool_], rng: np.random.Generator) -> Numbers:
+def draw_weights(labels: NDArray[np.bool_], rng: np.random.Generator) -> Numbers:
+    """Draw once within each kind of rows: how often each row was drawn, float64 [n]."""
     weights = np.empty(len(labels))
     for kind in (True, False):
         n = int((labels == kind).sum())

@@ -17,7 +17,7 @@ from anomgan.errors import UsageError
 from anomgan.evaluation.bootstrap import LEVEL, Estimate, compare, ranking_measures
 from anomgan.evaluation.known import BASELINES, KnownRows, Yardstick
 from anomgan.evaluation.metrics import BestF1, best_f1, conformal_band, share_interval
-from anomgan.serving.scorer import OnBadRow, Scorer
+from anomgan.serving.scorer import OnBadRow, ScoredBatch, Scorer
 from anomgan.tables.labels import LabelReader
 from anomgan.tables.readers import TableReader
 
@@ -27,6 +27,7 @@ __all__ = [
     "Decision",
     "Evaluation",
     "LabelledScores",
+    "Observer",
     "evaluate_scores",
     "score_labelled",
 ]
@@ -36,6 +37,7 @@ RATES: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """False-alarm rates at which the p-values are judged."""
 
 Numbers = NDArray[np.float64]
+Observer = Callable[[ScoredBatch, NDArray[np.bool_]], None]
 
 
 @dataclass(frozen=True)
@@ -186,17 +188,19 @@ class Evaluation:
             return ""
         other = min(self.leads, key=lambda name: self.leads[name].value)
         lead = self.leads[other]
-        ours, theirs = (100.0 * self.measures[d]["auroc"].value for d in (OURS, other))
+        values = [100.0 * self.measures[d]["auroc"].value for d in (OURS, other)]
+        digits = next((k for k in (1, 2, 3) if round(values[0], k) != round(values[1], k)), 1)
+        ours, theirs = (f"{value:.{digits}f}" for value in values)
         sure = "beyond chance" if lead.low > 0.0 or lead.high < 0.0 else "within chance"
         span = f"95 % of the lead: {100 * lead.low:+.1f} to {100 * lead.high:+.1f} points"
         if lead.value < 0.0:
             return (
-                f"{BASELINES[other]} ranks these rows better than anomgan: AUROC {theirs:.1f} "
-                f"against {ours:.1f}, {sure} ({span})."
+                f"{BASELINES[other]} ranks these rows better than anomgan: AUROC {theirs} "
+                f"against {ours}, {sure} ({span})."
             )
         return (
             f"anomgan ranks these rows {'better than' if lead.value > 0.0 else 'as well as'} the "
-            f"best baseline, {BASELINES[other]}: AUROC {ours:.1f} against {theirs:.1f}, {sure} "
+            f"best baseline, {BASELINES[other]}: AUROC {ours} against {theirs}, {sure} "
             f"({span})."
         )
 
@@ -258,6 +262,7 @@ def score_labelled(
     on_bad_row: OnBadRow = "error",
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    observe: Observer | None = None,
 ) -> LabelledScores:
     """Score a labelled table, by ours and by baselines.
 
@@ -279,6 +284,9 @@ def score_labelled(
         Of the baselines.
     progress : callable, optional
         Called with the rows done after each batch.
+    observe : callable, optional
+        Called with each batch as scored and which of its rows are anomalies, [n] (False where a
+        row could not be read): for what a report keeps of single rows.
 
     Raises
     ------
@@ -311,6 +319,8 @@ def score_labelled(
         bad = item.rows.faults
         n_unreadable += len(bad)
         faults += [f"{batch.place(i)}, {bad[i]}" for i in sorted(bad)[: 5 - len(faults)]]
+        if observe is not None:
+            observe(item, marks)
         if progress is not None:
             progress(int(verdicts.first_row + len(verdicts) - 1))
     labels.finish()
@@ -379,8 +389,9 @@ def _notes(scored: LabelledScores) -> tuple[str, ...]:
     notes = []
     n_anomalies = int(scored.labels.sum())
     if n_anomalies < 20:
+        kind = "anomaly" if n_anomalies == 1 else "anomalies"
         notes.append(
-            f"only {n_anomalies} anomalies: the intervals understate how little is known of others"
+            f"only {n_anomalies} {kind}: the intervals understate how little is known of others"
         )
     if scored.n_unreadable:
         first = "; ".join(scored.unreadable)

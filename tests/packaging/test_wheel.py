@@ -84,11 +84,12 @@ def test_every_source_file_is_inside_and_nothing_else(built: tuple[Path, Path]) 
         f"{Path(source).name}/{path.relative_to(REPOSITORY / source).as_posix()}"
         for source in SOURCES
         for path in (REPOSITORY / source).rglob("*")
-        if path.suffix == ".py" or path.name in {"py.typed", "cards.json"}
+        if path.suffix in {".py", ".html", ".css"} or path.name in {"py.typed", "cards.json"}
     }
     assert found == expected
     assert {f"{Path(source).name}/py.typed" for source in SOURCES} <= found
     assert "anomgan_datasets/cards.json" in found
+    assert "anomgan/report/templates/report.html" in found
 
 
 def test_metadata_of_the_wheel(built: tuple[Path, Path]) -> None:
@@ -139,3 +140,7 @@ def test_the_installed_wheel_fits_and_scores(
     normal, malignant = labels == "normal", labels == "anomaly"
     assert np.median(scores[malignant]) > np.quantile(scores[normal], 0.9)
     assert flags[malignant].mean() > 0.1 > flags[normal].mean()
+    judge = ("evaluate", "new.csv", "--label", "label", "--normal", "normal")
+    done = _run(python, "anomgan", *judge, "--report", "report.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").read_text("utf-8").endswith("</html>")

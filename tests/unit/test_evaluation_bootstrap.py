@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomgan.evaluation.bootstrap import _Ranking, compare, ranking_measures
+from anomgan.evaluation.bootstrap import Ranking, compare, ranking_measures
 
 
 @st.composite
@@ -22,7 +22,7 @@ def labelled_scores(draw):
 @given(labelled_scores(), st.integers(1, 60))
 def test_with_unit_weights_a_draw_says_what_scikit_learn_says(case, k):
     labels, scores = case
-    ranking = _Ranking(scores, labels)
+    ranking = Ranking(scores, labels)
     for measure in ranking_measures([min(k, len(labels))]):
         found = measure.weighted(*ranking.cumulative(np.ones(len(labels))))
         assert found == pytest.approx(measure.exact(labels, scores), abs=1e-12), measure.name
@@ -35,7 +35,7 @@ def test_a_weight_is_a_number_of_copies(case, seed):
     copies = np.random.default_rng(seed).integers(0, 3, len(labels))
     copies[:2] = np.maximum(copies[:2], 1)
     again = np.repeat(np.arange(len(labels)), copies)
-    ranking = _Ranking(scores, labels)
+    ranking = Ranking(scores, labels)
     for measure in ranking_measures([1]):
         found = measure.weighted(*ranking.cumulative(copies.astype(float)))
         expected = measure.exact(labels[again], scores[again])

@@ -18,7 +18,14 @@ HEAVY = ("torch", "sklearn", "pandas", "onnxruntime", "onnx", "numpy", "polars",
 
 PUBLIC = {
     "anomgan": ["AnomganError", "GANDetector", "Scorer", "__version__"],
-    "anomgan.serving": ["ScoredBatch", "Scorer", "Verdicts"],
+    "anomgan.serving": [
+        "Departure",
+        "DriftMonitor",
+        "DriftReport",
+        "ScoredBatch",
+        "Scorer",
+        "Verdicts",
+    ],
     "anomgan.tables": [
         "Batch",
         "Column",

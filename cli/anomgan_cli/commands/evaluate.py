@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -22,9 +24,10 @@ from anomgan_cli.options import (
 
 if TYPE_CHECKING:
     from anomgan.calibration import Calibrator
-    from anomgan.evaluation.bootstrap import Estimate
     from anomgan.evaluation.known import KnownRows
     from anomgan.evaluation.labelled import Evaluation
+    from anomgan.report.files import EvaluationReport
+    from anomgan.serving import Scorer
 
 __all__ = ["evaluate"]
 
@@ -57,6 +60,13 @@ ProviderOption = Annotated[
 ]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of intervals and baselines.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
+ReportFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write an HTML page as well: charts, the rows that matter, the model; one file.",
+    ),
+]
 
 
 @guarded
@@ -72,6 +82,7 @@ def evaluate(
     encoding: Encoding = None,
     provider: ProviderOption = Provider.AUTO,
     seed: Seed = 0,
+    report: ReportFile = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -81,30 +92,45 @@ def evaluate(
     from anomgan.serving import Scorer
     from anomgan.tables import LabelReader
     from anomgan.tables.readers import open_table
-    from anomgan_cli.render import scoring_progress
+    from anomgan_cli.render import say, scoring_progress
 
     scorer = Scorer.open(model, providers=provider.value)
     known, calibrator = _of_model(model, baselines=baselines)
     bad: Literal["error", "skip"] = "skip" if on_bad_row is OnBadRow.SKIP else "error"
-    with (
-        open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad) as reader,
-        scoring_progress(reader, quiet=quiet) as progress,
-    ):
-        scored = score_labelled(
-            *(scorer, reader, LabelReader(label, normal or (), reader.source)),
-            label=label,
-            known=known,
-            calibrator=calibrator,
-            false_alarm_rate=false_alarm_rate,
-            on_bad_row=bad,
-            seed=seed,
-            progress=progress,
+    with ExitStack() as opened:
+        reader = opened.enter_context(
+            open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad)
         )
-    result = evaluate_scores(scored, seed=seed)
+        page = None if report is None else _page(report, reader.source, model, scorer, label)
+        if page is not None:  # before scoring: a place that cannot be written is said at once
+            opened.enter_context(page)
+        with scoring_progress(reader, quiet=quiet) as progress:
+            scored = score_labelled(
+                *(scorer, reader, LabelReader(label, normal or (), reader.source)),
+                label=label,
+                known=known,
+                calibrator=calibrator,
+                false_alarm_rate=false_alarm_rate,
+                on_bad_row=bad,
+                seed=seed,
+                progress=progress,
+                observe=None if page is None else page.rows.add,
+            )
+        result = evaluate_scores(scored, seed=seed)
+        if page is not None:
+            page.write(scored, result, made_at=datetime.now(UTC), seed=seed)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         _write(result)
+    if report is not None and not quiet:
+        say(f"Report: {report}")
+
+
+def _page(output: str, table: str, model: str, scorer: Scorer, label: str) -> EvaluationReport:
+    from anomgan.report.files import EvaluationReport
+
+    return EvaluationReport(output, table=table, model=model, scorer=scorer, label=label)
 
 
 def _of_model(model: str, *, baselines: bool) -> tuple[KnownRows | None, Calibrator | None]:
@@ -129,6 +155,7 @@ def _write(result: Evaluation) -> None:
     """Print the result as people read it."""
     from anomgan.evaluation.known import BASELINES
     from anomgan.evaluation.labelled import OURS
+    from anomgan.report.wording import band, measure_name, span
     from anomgan_cli.render import table
 
     share = 100.0 * result.n_anomalies / result.n_rows
@@ -141,7 +168,7 @@ def _write(result: Evaluation) -> None:
     table(
         headers,
         [
-            [_named(measure), *(_span(result.measures[d][measure]) for d in detectors)]
+            [measure_name(measure), *(span(result.measures[d][measure]) for d in detectors)]
             for measure in result.measures[OURS]
         ],
     )
@@ -151,7 +178,7 @@ def _write(result: Evaluation) -> None:
     table(
         ["false-alarm rate asked for", "realised on normal rows", "expected in 95 of 100 cases"],
         [
-            [f"{point.rate:g}", _span(point.realised), _band(point.band)]
+            [f"{point.rate:g}", span(point.realised), band(point.band)]
             for point in result.calibration
         ],
     )
@@ -165,35 +192,9 @@ def _write(result: Evaluation) -> None:
     )
 
 
-_NAMES = {
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "best_f1": "best F1 of any threshold",
-}
-
-
-def _named(measure: str) -> str:
-    stem, _, number = measure.rpartition("_")
-    if stem == "partial_auroc":
-        return f"AUROC up to {float(number):.0%} false alarms"
-    if stem == "recall_at":
-        return f"recall at {float(number):.0%} false alarms"
-    if stem == "precision_at":
-        return f"precision at {number}"
-    return _NAMES[measure]
-
-
-def _span(estimate: Estimate) -> str:
-    if math.isnan(estimate.value):
-        return "-"
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
-
-
-def _band(band: tuple[float, float] | None) -> str:
-    return "-" if band is None else f"{band[0]:.4f} to {band[1]:.4f}"
-
-
 def _decision_lines(result: Evaluation) -> list[str]:
+    from anomgan.report.wording import span
+
     decision = result.decision
     flagged = decision.true_positives + decision.false_positives
     from_score = "" if math.isnan(result.threshold) else f" (score from {result.threshold:.6g})"
@@ -201,6 +202,6 @@ def _decision_lines(result: Evaluation) -> list[str]:
         f"At a false-alarm rate of {decision.rate:g}{from_score}: {flagged} of {result.n_rows} "
         f"rows flagged; {decision.true_positives} of {result.n_anomalies} anomalies found, "
         f"{decision.false_positives} of {result.n_rows - result.n_anomalies} normal rows flagged.",
-        f"precision {_span(decision.precision)}, recall {_span(decision.recall)}, "
-        f"F1 {decision.f1:.4f}, realised false-alarm rate {_span(decision.false_alarms)}",
+        f"precision {span(decision.precision)}, recall {span(decision.recall)}, "
+        f"F1 {decision.f1:.4f}, realised false-alarm rate {span(decision.false_alarms)}",
     ]
