@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -287,6 +287,16 @@ class Calibrator:
             `rate` is out of (0, 1), or below ``1 / (n + 1)`` where there is no tail.
         """
         require_rate(rate, n=self.n, has_tail=self.tail is not None)
+
+    def with_rate(self, rate: float) -> Self:
+        """Return the same with another default rate.
+
+        Raises
+        ------
+        UsageError
+            As `require_rate`.
+        """
+        return replace(self, false_alarm_rate=float(rate))
 
     def p_values(self, scores: ArrayLike) -> NDArray[np.float64]:
         """P-values of `scores` under the hypothesis that the rows are normal.

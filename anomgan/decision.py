@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,9 @@ import numpy as np
 from anomgan.bundle import Bundle
 from anomgan.calibration import Calibrator
 from anomgan.errors import InputError, ModelCorruptError
+from anomgan.groups import AnyCalibrator, GroupedCalibrator, calibrator_from_arrays
 
-__all__ = ["Decision", "read_decision", "store_rate"]
+__all__ = ["Decision", "GroupDecision", "read_decision", "store_rate"]
 
 _SCORER_FILE: Final = "scorer.onnx"
 _CALIBRATION_FILE: Final = "calibration.npz"
@@ -27,8 +28,32 @@ _RATE: Final = "false_alarm_rate"
 
 
 @dataclass(frozen=True)
+class GroupDecision:
+    """What a model flags in one group, at the rate of all.
+
+    Parameters
+    ----------
+    name : str
+    threshold : float
+        Least score that is flagged.
+    n_calibration : int
+        Held-out normal rows of the group.
+    extrapolated : bool
+        Whether the rate lies below what they resolve by counting.
+    """
+
+    name: str
+    threshold: float
+    n_calibration: int
+    extrapolated: bool
+
+
+@dataclass(frozen=True)
 class Decision:
     """What a model flags.
+
+    Where it is calibrated by group, threshold, rows and resolution are those of all rows together,
+    by which rows are judged that are in none of `groups`.
 
     Parameters
     ----------
@@ -42,6 +67,10 @@ class Decision:
         Smallest rate that these rows resolve by counting.
     has_tail : bool
         Whether rates below the resolution can be asked for: they are extrapolated then.
+    by : str or None
+        Column that tells the groups.
+    groups : tuple of GroupDecision
+        Groups with a calibration of their own.
     """
 
     false_alarm_rate: float
@@ -49,9 +78,11 @@ class Decision:
     n_calibration: int
     resolution: float
     has_tail: bool
+    by: str | None = None
+    groups: tuple[GroupDecision, ...] = ()
 
     @classmethod
-    def of(cls, calibrator: Calibrator, rate: float | None = None) -> Decision:
+    def of(cls, calibrator: AnyCalibrator, rate: float | None = None) -> Decision:
         """Return the decision at `rate`, by default the calibrator's own.
 
         Raises
@@ -59,12 +90,22 @@ class Decision:
         UsageError
             The rate cannot be kept.
         """
+        asked = calibrator.false_alarm_rate if rate is None else float(rate)
+        calibrator.require_rate(asked)
+        by, groups = None, dict[str, Calibrator]()
+        if isinstance(calibrator, GroupedCalibrator):
+            by, groups = calibrator.by, dict(calibrator.groups)
         return cls(
-            false_alarm_rate=calibrator.false_alarm_rate if rate is None else float(rate),
-            threshold=calibrator.threshold(rate),
+            false_alarm_rate=asked,
+            threshold=calibrator.threshold(asked),
             n_calibration=calibrator.n,
             resolution=calibrator.resolution,
             has_tail=calibrator.tail is not None,
+            by=by,
+            groups=tuple(
+                GroupDecision(name, own.threshold(asked), own.n, asked < own.resolution)
+                for name, own in groups.items()
+            ),
         )
 
     @property
@@ -74,7 +115,7 @@ class Decision:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
-        return {
+        content: dict[str, Any] = {
             "false_alarm_rate": self.false_alarm_rate,
             "threshold": self.threshold,
             "n_calibration": self.n_calibration,
@@ -82,6 +123,10 @@ class Decision:
             "has_tail": self.has_tail,
             "extrapolated": self.extrapolated,
         }
+        if self.by is not None:
+            groups = [asdict(group) for group in self.groups]
+            content |= {"by": self.by, "groups": {group.pop("name"): group for group in groups}}
+        return content
 
 
 def read_decision(model: str | os.PathLike[str], rate: float | None = None) -> Decision:
@@ -126,7 +171,7 @@ def store_rate(model: str | os.PathLike[str], rate: float) -> tuple[Decision, De
     """
     bundle = Bundle.open(model)
     former = _calibrator(bundle)
-    renewed = replace(former, false_alarm_rate=float(rate))
+    renewed = former.with_rate(rate)
     files: dict[str, bytes | Path] = {name: bundle.read(name) for name in bundle.names}
     source = str(bundle.file(_SCORER_FILE))
     files[_SCORER_FILE] = _with_rate(bundle.read(_SCORER_FILE), renewed, source)
@@ -138,23 +183,23 @@ def store_rate(model: str | os.PathLike[str], rate: float) -> tuple[Decision, De
     return Decision.of(former), Decision.of(renewed)
 
 
-def _calibrator(bundle: Bundle) -> Calibrator:
+def _calibrator(bundle: Bundle) -> AnyCalibrator:
     arrays = bundle.arrays(_CALIBRATION_FILE)
     try:
-        return Calibrator.from_arrays(arrays)
+        return calibrator_from_arrays(arrays)
     except InputError as error:
         raise ModelCorruptError(
             f"{bundle.file(_CALIBRATION_FILE)} is damaged: {error}; fit the model again"
         ) from error
 
 
-def _npz(calibrator: Calibrator) -> bytes:
+def _npz(calibrator: AnyCalibrator) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **calibrator.arrays())
     return buffer.getvalue()
 
 
-def _with_rate(content: bytes, calibrator: Calibrator, source: str) -> bytes:
+def _with_rate(content: bytes, calibrator: AnyCalibrator, source: str) -> bytes:
     """Return the scoring graph with another default rate, and metadata that say so."""
     import onnx  # heavy, and to show a decision takes none of it
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from anomgan.bundle import Bundle, checkpoint_path, require_free
 from anomgan.errors import UsageError
 from anomgan.fitting import FitControl, FittedModel, fit_rows
+from anomgan.groups import GroupedCalibrator, group_options, row_p_values
 from anomgan.persistence import load_fitted, save_fitted
 from anomgan.presets import DEFAULT, FlagshipParameters
 from anomgan.tables import Rows, Schema, SchemaOptions, open_table
@@ -47,6 +48,9 @@ max_calibration_rows
     false_alarm_rate : float or None
         Share of normal rows that `predict` may flag, in (0, 1). None: 0.01, or the smallest
         rate that the calibration rows can resolve where they are few.
+    calibrate_by : str or None
+        Column of a table, read as categories: the rate then holds within each of its groups that
+        has held-out rows enough, and over all other rows together.
     max_time : float or None
         Seconds within which `fit` should end; training is cut short if need be.
     device : str
@@ -63,9 +67,13 @@ max_calibration_rows
     health_ : Health
         Verdict on the training, made without labels.
     threshold_ : float
-        Smallest anomaly score that is flagged.
+        Smallest anomaly score that is flagged. With `calibrate_by`: in rows of no group of
+        `group_thresholds_`.
+    group_thresholds_ : dict of str to float
+        The same by group; empty without `calibrate_by`.
     offset_ : float
-        ``decision_function = score_samples - offset_``.
+        ``decision_function = score_samples - offset_``, in rows that `threshold_` is for; in a row
+        of a group, that of the group's threshold takes its place.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Where `fit` was given a table with names.
@@ -107,6 +115,7 @@ max_calibration_rows
         inversion_share: float = DEFAULT.inversion_share,
         max_calibration_rows: int = DEFAULT.max_calibration_rows,
         false_alarm_rate: float | None = None,
+        calibrate_by: str | None = None,
         max_time: float | None = None,
         device: str = "auto",
         random_state: Any = None,
@@ -130,6 +139,7 @@ max_calibration_rows
         self.inversion_share = inversion_share
         self.max_calibration_rows = max_calibration_rows
         self.false_alarm_rate = false_alarm_rate
+        self.calibrate_by = calibrate_by
         self.max_time = max_time
         self.device = device
         self.random_state = random_state
@@ -161,15 +171,20 @@ max_calibration_rows
 
     def anomaly_score(self, X: Any) -> NDArray[np.float64]:
         """Score rows, float64 [n]; larger is more abnormal, never below 1, in nats."""
-        return self._score(X)[0].astype(np.float64)
+        return self._score(X).score.astype(np.float64)
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Return minus the anomaly score, float64 [n]: scikit-learn's polarity."""
         return -self.anomaly_score(X)
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Return `score_samples` minus `offset_`, float64 [n]: negative where flagged."""
-        return self.score_samples(X) - self.offset_
+        """Return `score_samples` minus the offset, float64 [n]: negative where flagged.
+
+        The offset is `offset_`, or that of the row's group where there are groups: numbers of rows
+        of different groups say nothing of each other, their signs and p-values do.
+        """
+        scored = self._score(X)
+        return -scored.score.astype(np.float64) - self._offsets(scored)
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """Return -1 for flagged rows and +1 for the others, int64 [n]."""
@@ -177,14 +192,15 @@ max_calibration_rows
 
     def p_values(self, X: Any) -> NDArray[np.float64]:
         """Return conformal p-values, float64 [n] in (0, 1]: small where rows do not belong."""
-        return self._fitted().calibrator.p_values(self._score(X)[0])
+        scored = self._score(X)
+        return row_p_values(self._fitted().calibrator, scored.score, scored.groups)
 
     def contributions(self, X: Any) -> NDArray[np.float32]:
         """Return shares of the score, float32 [n, n_columns + 1]; the last is the discriminator's.
 
         Columns stand in the order of `schema_.feature_names`; rows sum to the score.
         """
-        return self._score(X)[1]
+        return self._score(X).contributions
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Bundle:
         """Export to ONNX, check the export, and write the model directory.
@@ -212,6 +228,7 @@ max_calibration_rows
         detector = cls(
             **fitted.parameters.to_dict(),
             false_alarm_rate=fitted.calibrator.false_alarm_rate,
+            calibrate_by=getattr(fitted.calibrator, "by", None),
             random_state=int(fitted.facts["seed"]),
         )
         detector._accept(fitted)
@@ -225,10 +242,19 @@ max_calibration_rows
         if _is_table(X):
             with open_table(X) as reader:
                 frame = pl.concat([batch.frame for batch in reader])
-            schema = Schema.infer(frame, source="<DataFrame>")
+            options = SchemaOptions()
+            if self.calibrate_by is not None:
+                source = "<DataFrame>"
+                options = group_options(frame, options, self.calibrate_by, source=source)
+            schema = Schema.infer(frame, options, source="<DataFrame>")
             self.feature_names_in_ = np.asarray(frame.columns, dtype=object)
             self.n_features_in_ = frame.width
             return schema, _rows(schema, frame, "<DataFrame>")
+        if self.calibrate_by is not None:
+            raise UsageError(
+                f"calibrate_by={self.calibrate_by!r} names a column, and the columns of an array "
+                "have no names: hand in a table, such as a DataFrame, or leave calibrate_by out"
+            )
         X = self._numbers(X, reset=True)
         frame = _as_frame(X)
         options = SchemaOptions(numeric=tuple(frame.columns), detect_set_aside=False)
@@ -255,6 +281,7 @@ max_calibration_rows
             seed=_seed(self.random_state),
             false_alarm_rate=self.false_alarm_rate,
             control=control,
+            calibrate_by=self.calibrate_by,
         )
         self._accept(fitted)
         for note in fitted.notes:
@@ -266,23 +293,37 @@ max_calibration_rows
         self.model_ = fitted
         self.schema_ = fitted.schema
         self.health_ = fitted.health
-        self.threshold_ = fitted.calibrator.threshold()
-        # A row at the very threshold is flagged, and scikit-learn flags below zero only.
-        self.offset_ = -float(np.nextafter(np.float32(self.threshold_), np.float32(-np.inf)))
+        calibrator = fitted.calibrator
+        self.threshold_ = calibrator.threshold()
+        self.offset_ = _offset(self.threshold_)
+        groups = calibrator.groups if isinstance(calibrator, GroupedCalibrator) else {}
+        self.group_thresholds_ = {name: own.threshold() for name, own in groups.items()}
 
     def _fitted(self) -> FittedModel:
         check_is_fitted(self, "model_")
         fitted: FittedModel = self.model_
         return fitted
 
-    def _score(self, X: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _score(self, X: Any) -> _Scored:
         fitted = self._fitted()
-        if _is_table(X):
-            with open_table(X) as reader:
-                parts = [fitted.score_rows(fitted.schema.rows(batch)) for batch in reader]
-            return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-        array = self._numbers(X, reset=False)
-        return fitted.score_rows(Rows(array, np.empty((len(array), 0), dtype=object), None, 1))
+        if not _is_table(X):
+            array = self._numbers(X, reset=False)
+            return _scored(fitted, Rows(array, np.empty((len(array), 0), dtype=object), None, 1))
+        with open_table(X) as reader:
+            parts = [_scored(fitted, fitted.schema.rows(batch)) for batch in reader]
+        groups = [part.groups for part in parts if part.groups is not None]
+        return _Scored(
+            np.concatenate([part.score for part in parts]),
+            np.concatenate([part.contributions for part in parts]),
+            np.concatenate(groups) if groups else None,
+        )
+
+    def _offsets(self, scored: _Scored) -> NDArray[np.float64] | float:
+        """Return what `score_samples` is compared with: one number, or one a row."""
+        if scored.groups is None:
+            return self.offset_
+        own = {name: _offset(value) for name, value in self.group_thresholds_.items()}
+        return np.array([own.get(name, self.offset_) for name in scored.groups], dtype=np.float64)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -344,8 +385,10 @@ def fit_table(
             f"{', '.join(sorted(GANDetector().get_params()))}"
         )
     require_free(output, overwrite=overwrite)
-    schema = Schema.infer(frame, options, source=source)
     detector = GANDetector(**parameters)
+    if detector.calibrate_by is not None:
+        options = group_options(frame, options, detector.calibrate_by, source=source)
+    schema = Schema.infer(frame, options, source=source)
     checkpoint_file = checkpoint_path(output)
     made: list[Checkpointer] = []
 
@@ -388,6 +431,23 @@ def _stop_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+class _Scored(NamedTuple):
+    """Score [n], contributions [n, n_columns + 1], and groups [n] where there are any."""
+
+    score: NDArray[np.float32]
+    contributions: NDArray[np.float32]
+    groups: NDArray[Any] | None
+
+
+def _scored(fitted: FittedModel, rows: Rows) -> _Scored:
+    return _Scored(*fitted.score_rows(rows), fitted.groups(rows))
+
+
+def _offset(threshold: float) -> float:
+    # A row at the very threshold is flagged, and scikit-learn flags below zero only.
+    return -float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
 
 
 def _is_table(X: Any) -> bool:

@@ -259,7 +259,7 @@ class _Explainer:
             self._reason(i, j, expected[j], parts[j], shares[j]) for j in range(len(columns))
         ]
         ids = self.rows.ids
-        p_value, calibration = float(verdicts.p_value[k]), self.scorer.calibration
+        p_value, calibration = float(verdicts.p_value[k]), self.scorer.calibration_of(self.rows, i)
         threshold = float(calibration.get("threshold", math.nan))
         return Explanation(
             row=self.rows.first_row + i,

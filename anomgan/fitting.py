@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomgan.calibration import LEAST_FOR_TAIL, Calibrator, require_rate
-from anomgan.errors import TableError
+from anomgan.errors import TableError, UsageError
 from anomgan.flagship import (
     FitControl,
     Trained,
@@ -27,9 +27,11 @@ from anomgan.flagship import (
     judge_training,
     train,
 )
+from anomgan.groups import AnyCalibrator, calibrate_groups, row_groups
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.frozen import FrozenScore
 from anomgan.tables.encoding import FeatureEncoder
+from anomgan.tables.faults import quoted_names
 from anomgan.tables.profile import Profile
 from anomgan.tables.schema import Rows, Schema
 from anomgan.training.health import Health
@@ -55,7 +57,7 @@ class FittedModel:
     schema: Schema
     encoder: FeatureEncoder
     score: FrozenScore
-    calibrator: Calibrator
+    calibrator: AnyCalibrator
     networks: dict[str, Tensor]
     parameters: FlagshipParameters
     health: Health
@@ -72,6 +74,10 @@ class FittedModel:
         scored = self.score(torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise))
         return scored.score.numpy(), scored.contributions.numpy()
 
+    def groups(self, rows: Rows) -> NDArray[Any] | None:
+        """Group of each checked row, object [n]; None where the calibration knows no groups."""
+        return row_groups(self.calibrator, self.schema, rows)
+
 
 def take(rows: Rows, index: NDArray[np.int64]) -> Rows:
     """Return the rows at `index`, without ids."""
@@ -86,6 +92,7 @@ def fit_rows(
     seed: int,
     false_alarm_rate: float | None,
     control: FitControl,
+    calibrate_by: str | None = None,
 ) -> FittedModel:
     """Fit the flagship on checked rows of normal operation.
 
@@ -100,6 +107,9 @@ def fit_rows(
     false_alarm_rate : float or None
         None: 0.01, or the smallest rate that the calibration rows can resolve.
     control : FitControl
+    calibrate_by : str, optional
+        Categorical column of the schema; the rate holds within each of its groups that has rows
+        enough.
 
     Raises
     ------
@@ -119,7 +129,8 @@ def fit_rows(
         )
     device = choose_device(control.device)
     rng = np.random.default_rng(seed)
-    known, held_out = _split(n, parameters.max_calibration_rows, rng)
+    groups = None if calibrate_by is None else _group_column(schema, rows, calibrate_by)
+    known, held_out = _split(n, parameters.max_calibration_rows, rng, groups)
     if false_alarm_rate is not None:
         # What cannot be kept whatever the scores turn out to be is told before training.
         require_rate(false_alarm_rate, n=len(held_out), has_tail=len(held_out) >= LEAST_FOR_TAIL)
@@ -136,12 +147,11 @@ def fit_rows(
         score = freeze(trained, encoder, parameters)
         scores = score(features[held_out], surprise[held_out], trained.position).score
         health = judge_training(trained, score, encoder, scores)
-    calibrator, notes = calibrate(scores.numpy(), false_alarm_rate)
-    if encoder.unused:
-        notes += tuple(
-            f"column {c!r} gives no feature: it holds no two full days, weeks or years"
-            for c in encoder.unused
-        )
+    calibrator, notes = _calibrate(scores.numpy(), false_alarm_rate, calibrate_by, groups, held_out)
+    notes += tuple(
+        f"column {c!r} gives no feature: it holds no two full days, weeks or years"
+        for c in encoder.unused
+    )
     return FittedModel(
         schema=schema,
         encoder=encoder,
@@ -194,18 +204,66 @@ def calibrate(
     )
 
 
+def _calibrate(
+    scores: NDArray[np.float32],
+    false_alarm_rate: float | None,
+    by: str | None,
+    groups: NDArray[Any] | None,
+    held_out: NDArray[np.int64],
+) -> tuple[AnyCalibrator, tuple[str, ...]]:
+    """Calibrate on all held-out rows, and by group where `groups` [n] are given."""
+    pooled, notes = calibrate(scores, false_alarm_rate)
+    if by is None or groups is None:
+        return pooled, notes
+    calibrator, more = calibrate_groups(by, scores, groups[held_out], groups, pooled)
+    return calibrator, (*notes, *more)
+
+
 def _split(
-    n: int, max_calibration: int, rng: np.random.Generator
+    n: int,
+    max_calibration: int,
+    rng: np.random.Generator,
+    groups: NDArray[Any] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows to learn from, and rows held out for calibration.
 
     A fifth is held out; up to a hundred (the least that resolves 1 %) where that is no more
-    than a quarter of the rows.
+    than a quarter of the rows. With `groups` [n] each group gives its share, to within a row.
     """
     wanted = max(0.2 * n, min(100.0, 0.25 * n))
     n_held_out = max(1, min(int(wanted), max_calibration))
     order = rng.permutation(n)
+    if groups is not None:
+        # A generator of its own, so that what else is drawn stays what it was.
+        order = _evenly(order, groups, n_held_out, rng.spawn(1)[0].random())
     return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+
+
+def _evenly(
+    order: NDArray[np.int64], groups: NDArray[Any], n_first: int, start: float
+) -> NDArray[np.int64]:
+    """Bring rows in random order to one whose first `n_first` are spread evenly over groups.
+
+    Groups are laid end to end and rows taken at equal steps from a random start in [0, 1): a group
+    gives its share rounded down or up, and every row has the same chance.
+    """
+    n = len(order)
+    codes = np.unique(groups, return_inverse=True)[1]
+    laid = order[np.argsort(codes[order], kind="stable")]
+    first = ((np.arange(n_first) + start) * (n / n_first)).astype(np.int64)
+    first = np.minimum(first, n - 1)  # rounding may lead one row too far
+    return np.concatenate([laid[first], np.delete(laid, first)])
+
+
+def _group_column(schema: Schema, rows: Rows, name: str) -> NDArray[Any]:
+    """Texts of the column that tells the groups, object [n]."""
+    if name not in schema.categorical_names:
+        raise UsageError(
+            f"to calibrate by {name!r}, the model must read it as categories; it reads "
+            f"{quoted_names(schema.categorical_names) or 'no column'} so"
+        )
+    texts: NDArray[Any] = rows.categorical[:, schema.categorical_names.index(name)]
+    return texts
 
 
 def _facts(

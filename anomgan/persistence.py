@@ -18,10 +18,11 @@ from safetensors.torch import save as save_tensors
 
 from anomgan import __version__
 from anomgan.bundle import FORMAT_VERSION, Bundle, Manifest
-from anomgan.calibration import Calibrator
 from anomgan.errors import AnomganError, ModelCorruptError
 from anomgan.export import Parity, build_scorer, check_parity, run_scorer
+from anomgan.export.parity import check_p_values
 from anomgan.fitting import FittedModel
+from anomgan.groups import AnyCalibrator, calibrator_from_arrays, row_p_values
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.frozen import FrozenScore, ScoreSettings
 from anomgan.tables import Rows, Schema
@@ -61,12 +62,20 @@ def export_scorer(
     model = build_scorer(
         fitted.schema, fitted.encoder, fitted.score, fitted.calibrator, metadata=metadata
     )
-    parity = check_parity(
-        run_scorer(model, fitted.check), fitted.score, fitted.encoder, fitted.check
-    )
-    outputs = run_scorer(model, fitted.probe)
-    check_parity(outputs, fitted.score, fitted.encoder, fitted.probe)
+    parity, _ = _compared(model, fitted, fitted.check)
+    _, outputs = _compared(model, fitted, fitted.probe)
     return model, parity, outputs
+
+
+def _compared(
+    model: bytes, fitted: FittedModel, rows: Rows
+) -> tuple[Parity, dict[str, NDArray[Any]]]:
+    """Run the graph; compare its scores with torch, and its p-values with the calibrator."""
+    outputs = run_scorer(model, rows)
+    parity = check_parity(outputs, fitted.score, fitted.encoder, rows)
+    groups = fitted.groups(rows)
+    check_p_values(outputs, row_p_values(fitted.calibrator, outputs["score"], groups))
+    return parity, outputs
 
 
 def save_fitted(
@@ -161,7 +170,7 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
             schema=schema,
             encoder=encoder,
             score=score,
-            calibrator=Calibrator.from_arrays(bundle.arrays("calibration.npz")),
+            calibrator=_calibrator(bundle, schema),
             networks=_part(tensors, _NETWORKS),
             parameters=FlagshipParameters(**named),
             health=Health(health["verdict"], tuple(health["reasons"]), health.get("facts", {})),
@@ -181,6 +190,17 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
 _OLDEST_TORCH_FORMAT = 2
 _PROFILE_FILE = "profile.json"
 _RECORDED = ("source", "notes", "parity", "history")
+
+
+def _calibrator(bundle: Bundle, schema: Schema) -> AnyCalibrator:
+    calibrator = calibrator_from_arrays(bundle.arrays("calibration.npz"))
+    by = getattr(calibrator, "by", None)
+    if by is not None and by not in schema.categorical_names:
+        raise ModelCorruptError(
+            f"{bundle.file('calibration.npz')} is calibrated by {by!r}, which is no column of "
+            "categories of the model; fit the model again"
+        )
+    return calibrator
 
 
 def _profile(bundle: Bundle) -> Profile | None:

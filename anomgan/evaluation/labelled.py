@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from anomgan.calibration import Calibrator
 from anomgan.errors import UsageError
 from anomgan.evaluation.bootstrap import LEVEL, Estimate, compare, ranking_measures
 from anomgan.evaluation.known import BASELINES, KnownRows, Yardstick
 from anomgan.evaluation.metrics import BestF1, best_f1, conformal_band, share_interval
+from anomgan.groups import AnyCalibrator, GroupedCalibrator, stated_groups
 from anomgan.serving.scorer import OnBadRow, ScoredBatch, Scorer
 from anomgan.tables.labels import LabelReader
 from anomgan.tables.readers import TableReader
@@ -65,6 +65,8 @@ class LabelledScores:
     unreadable : tuple of str
         Rows without a score, and why; the first few.
     n_unreadable : int
+    calibrated_by : str or None
+        Column within whose groups the p-values are calibrated.
     """
 
     labels: NDArray[np.bool_]
@@ -77,6 +79,7 @@ class LabelledScores:
     source: str
     unreadable: tuple[str, ...] = ()
     n_unreadable: int = 0
+    calibrated_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,7 @@ def score_labelled(
     *,
     label: str,
     known: KnownRows | None,
-    calibrator: Calibrator | None = None,
+    calibrator: AnyCalibrator | None = None,
     false_alarm_rate: float | None = None,
     on_bad_row: OnBadRow = "error",
     seed: int = 0,
@@ -275,8 +278,9 @@ def score_labelled(
     label : str
     known : KnownRows or None
         What baselines learn from; None: no baselines.
-    calibrator : Calibrator, optional
-        Of the model, to state the threshold of the decision in units of the score.
+    calibrator : Calibrator or GroupedCalibrator, optional
+        Of the model, to state the threshold of the decision in units of the score; by group there
+        is no single one.
     false_alarm_rate : float, optional
         In place of the model's own.
     on_bad_row : "error" or "skip"
@@ -331,8 +335,9 @@ def score_labelled(
         p_values=columns["p_values"],
         rows=columns["rows"],
         rate=rate,
-        threshold=float("nan") if calibrator is None else calibrator.threshold(rate),
+        threshold=_threshold(calibrator, rate),
         n_calibration=scorer.calibration.get("n"),
+        calibrated_by=scorer.calibration.get("by") if stated_groups(scorer.calibration) else None,
         source=reader.source,
         unreadable=tuple(faults),
         n_unreadable=n_unreadable,
@@ -377,6 +382,12 @@ def evaluate_scores(scored: LabelledScores, *, seed: int = 0) -> Evaluation:
     )
 
 
+def _threshold(calibrator: AnyCalibrator | None, rate: float) -> float:
+    if calibrator is None or isinstance(calibrator, GroupedCalibrator):
+        return float("nan")
+    return calibrator.threshold(rate)
+
+
 def _point(p_values: Numbers, rate: float, n_calibration: int | None) -> CalibrationPoint:
     hits = int((p_values <= np.float32(rate)).sum())
     band = None
@@ -392,6 +403,11 @@ def _notes(scored: LabelledScores) -> tuple[str, ...]:
         kind = "anomaly" if n_anomalies == 1 else "anomalies"
         notes.append(
             f"only {n_anomalies} {kind}: the intervals understate how little is known of others"
+        )
+    if scored.calibrated_by is not None:
+        notes.append(
+            f"the model is calibrated within each group of {scored.calibrated_by!r}; the expected "
+            "shares of false alarms take all calibration rows together"
         )
     if scored.n_unreadable:
         first = "; ".join(scored.unreadable)

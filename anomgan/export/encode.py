@@ -12,7 +12,14 @@ from onnx import TensorProto
 
 from anomgan.export.graph import GraphBuilder, Value
 from anomgan.tables import MISSING_TOKENS
-from anomgan.tables.encoding import FAR, PERIODS_S, CategoryTable, FeatureEncoder
+from anomgan.tables.encoding import (
+    COSINE,
+    FAR,
+    PERIODS_S,
+    SINE,
+    CategoryTable,
+    FeatureEncoder,
+)
 
 __all__ = ["add_encoder"]
 
@@ -77,16 +84,31 @@ def _extras(g: GraphBuilder, encoder: FeatureEncoder, numeric: Value, missing: V
         column = g.ints(phase.column)
         seconds = g.op("Gather", numeric, column, axis=1)
         cycles = g.op("Div", seconds, g.constant(PERIODS_S[phase.period], np.float64))
-        part = g.op("Cast", g.op("Sub", cycles, g.op("Floor", cycles)), to=TensorProto.FLOAT)
-        angle = g.op("Mul", part, g.constant(2.0 * math.pi, np.float32))
-        wave = g.op("Concat", g.op("Sin", angle), g.op("Cos", angle), axis=1)
-        wave = g.op("Cast", wave, to=TensorProto.DOUBLE)
+        turns = g.op("Sub", cycles, g.op("Floor", cycles))
+        wave = g.op("Concat", *_sine_and_cosine(g, turns), axis=1)
         absent = g.op("Gather", missing, column, axis=1)
         blocks.append(g.op("Where", absent, g.constant(0.0, np.float64), wave))
     extra = blocks[0] if len(blocks) == 1 else g.op("Concat", *blocks, axis=1)
     extra = g.op("Sub", extra, g.constant(encoder.extra_mean, np.float64))
     extra = g.op("Div", extra, g.constant(encoder.extra_scale, np.float64))
     return g.op("Cast", extra, to=TensorProto.FLOAT)
+
+
+def _sine_and_cosine(g: GraphBuilder, turns: Value) -> tuple[Value, Value]:
+    """Add what `anomgan.tables.encoding.sine_and_cosine` computes, operation by operation."""
+    half = g.constant(0.5, np.float64)
+    centred = g.op("Sub", turns, g.op("Floor", g.op("Add", turns, half)))
+    angle = g.op("Mul", centred, g.constant(2.0 * math.pi, np.float64))
+    square = g.op("Mul", angle, angle)
+
+    def polynomial(coefficients: tuple[float, ...]) -> Value:
+        value = g.constant(coefficients[0], np.float64)
+        for coefficient in coefficients[1:]:
+            value = g.op("Mul", value, square)
+            value = g.op("Add", value, g.constant(coefficient, np.float64))
+        return value
+
+    return g.op("Mul", polynomial(SINE), angle), polynomial(COSINE)
 
 
 def _category(

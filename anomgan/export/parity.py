@@ -16,12 +16,21 @@ from anomgan.scoring.frozen import FrozenScore
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Rows
 
-__all__ = ["MAX_RELATIVE", "P99_RELATIVE", "Parity", "check_parity", "run_scorer"]
+__all__ = [
+    "MAX_RELATIVE",
+    "P99_RELATIVE",
+    "Parity",
+    "check_p_values",
+    "check_parity",
+    "run_scorer",
+]
 
 P99_RELATIVE = 1e-5
 """Relative difference of scores that 99 % of rows must keep."""
 MAX_RELATIVE = 1e-3
 """Relative difference that every row must keep."""
+P_VALUE_RELATIVE = 1e-4
+"""Relative difference of p-values of one score: rounding in the tail, no other row's place."""
 TOP = 100
 
 
@@ -89,6 +98,25 @@ def check_parity(
             "nothing was written. Please report this with the model's parameters"
         )
     return parity
+
+
+def check_p_values(outputs: Mapping[str, NDArray[Any]], expected: NDArray[np.float64]) -> None:
+    """Compare the graph's p-values with the calibrator's for the graph's own scores, [n].
+
+    Raises
+    ------
+    ExportError
+        They differ by more than `P_VALUE_RELATIVE`.
+    """
+    found = outputs["p_value"].astype(np.float64)
+    wrong = ~(np.abs(found - expected) <= P_VALUE_RELATIVE * expected)
+    if wrong.any():
+        i = int(np.flatnonzero(wrong)[0])
+        raise ExportError(
+            f"the exported graph's p-values differ from the calibrator on {int(wrong.sum())} of "
+            f"{len(found)} rows (row {i + 1}: {found[i]:.6g} instead of {expected[i]:.6g}); "
+            "nothing was written. Please report this with the model's parameters"
+        )
 
 
 def compare(

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from anomgan.calibration import MINIMUM_P_VALUE, Calibrator
 from anomgan.export.encode import add_encoder
 from anomgan.export.graph import (
     IR_VERSION,
@@ -30,6 +29,8 @@ from anomgan.export.graph import (
     mlp,
     row_sum,
 )
+from anomgan.export.p_value import add_group_code, add_grouped_p_value, add_p_value
+from anomgan.groups import AnyCalibrator, GroupedCalibrator
 from anomgan.scoring.attribution import BY_DIFFERENCES
 from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.inversion import MLPWeights
@@ -48,7 +49,7 @@ def build_scorer(
     schema: Schema,
     encoder: FeatureEncoder,
     score: FrozenScore,
-    calibrator: Calibrator,
+    calibrator: AnyCalibrator,
     *,
     metadata: Mapping[str, str],
 ) -> bytes:
@@ -60,7 +61,7 @@ def build_scorer(
     encoder : FeatureEncoder
     score : FrozenScore
         On the CPU.
-    calibrator : Calibrator
+    calibrator : Calibrator or GroupedCalibrator
     metadata : mapping of str to str
         Beside what this function adds: schema, feature names, threshold and rate.
 
@@ -83,7 +84,10 @@ def build_scorer(
     rate = g.named_constant("false_alarm_rate", np.float32(calibrator.false_alarm_rate))
     inputs.append(helper.make_tensor_value_info(rate, _FLOAT, []))
     features, surprise = add_encoder(g, encoder, numeric, categorical)
-    scores, p_values, contributions = _tiled(g, score, calibrator, features, surprise)
+    group = None
+    if isinstance(calibrator, GroupedCalibrator):
+        group = add_group_code(g, calibrator, schema, "categorical")
+    scores, p_values, contributions = _tiled(g, score, calibrator, features, surprise, group)
     g.rename(g.op("LessOrEqual", p_values, rate), "is_anomaly")
     for value, name in ((scores, "score"), (p_values, "p_value"), (contributions, "contributions")):
         g.rename(value, name)
@@ -106,7 +110,7 @@ def build_scorer(
 
 
 def _metadata(
-    schema: Schema, calibrator: Calibrator, metadata: Mapping[str, str]
+    schema: Schema, calibrator: AnyCalibrator, metadata: Mapping[str, str]
 ) -> dict[str, str]:
     own = {
         "anomgan.schema": json.dumps(schema.to_dict(), ensure_ascii=False, sort_keys=True),
@@ -124,7 +128,12 @@ def _metadata(
 
 
 def _tiled(
-    g: GraphBuilder, score: FrozenScore, calibrator: Calibrator, features: Value, surprise: Value
+    g: GraphBuilder,
+    score: FrozenScore,
+    calibrator: AnyCalibrator,
+    features: Value,
+    surprise: Value,
+    group: Value | None,
 ) -> tuple[Value, Value, Value]:
     """Score in tiles: pad to M tiles of c = ceil(N / M) rows, scan, cut the padding off."""
     n = g.op("Shape", features, start=0, end=1)  # [1]
@@ -146,21 +155,27 @@ def _tiled(
     n_columns = score.n_columns
     x = cut(features, score.memory_rows.shape[1])
     s = cut(surprise, n_columns)
+    scanned = [x, s]
+    tile = [
+        helper.make_tensor_value_info("tile_x", _FLOAT, ["c", score.memory_rows.shape[1]]),
+        helper.make_tensor_value_info("tile_s", _FLOAT, ["c", n_columns]),
+    ]
+    if group is not None:
+        scanned.append(cut(group, 1))
+        tile.append(helper.make_tensor_value_info("tile_g", TensorProto.INT64, ["c", 1]))
     body = GraphBuilder(g)
-    score_tile, p_tile, contribution_tile = _tile(body, score, calibrator, "tile_x", "tile_s")
+    names = [value.name for value in tile]
+    score_tile, p_tile, contribution_tile = _tile(body, score, calibrator, *names)
     inner = body.graph(
         "tile",
-        [
-            helper.make_tensor_value_info("tile_x", _FLOAT, ["c", score.memory_rows.shape[1]]),
-            helper.make_tensor_value_info("tile_s", _FLOAT, ["c", n_columns]),
-        ],
+        tile,
         [
             helper.make_tensor_value_info(score_tile, _FLOAT, ["c"]),
             helper.make_tensor_value_info(p_tile, _FLOAT, ["c"]),
             helper.make_tensor_value_info(contribution_tile, _FLOAT, ["c", n_columns + 1]),
         ],
     )
-    outputs = g.multi("Scan", x, s, outputs=3, body=inner, num_scan_inputs=2)
+    outputs = g.multi("Scan", *scanned, outputs=3, body=inner, num_scan_inputs=len(scanned))
 
     def join(value: Value, *tail: int) -> Value:
         flat = g.op("Reshape", value, g.ints(-1, *tail))
@@ -170,7 +185,12 @@ def _tiled(
 
 
 def _tile(
-    g: GraphBuilder, score: FrozenScore, calibrator: Calibrator, x: Value, surprise: Value
+    g: GraphBuilder,
+    score: FrozenScore,
+    calibrator: AnyCalibrator,
+    x: Value,
+    surprise: Value,
+    *group: Value,
 ) -> tuple[Value, Value, Value]:
     """Score one tile: score [c], p-value [c], contributions [c, n_columns + 1]."""
     settings = score.settings
@@ -187,7 +207,9 @@ def _tile(
     odds = g.op("Add", odds, g.constant(FLOOR, np.float32))  # [c, 1]
     contributions = g.op("Concat", columns, odds, axis=1)
     total = g.op("Squeeze", row_sum(g, contributions, score.n_columns + 1), g.ints(1))
-    return total, _p_value(g, calibrator, total), contributions
+    if isinstance(calibrator, GroupedCalibrator):
+        return total, add_grouped_p_value(g, calibrator, total, *group), contributions
+    return total, add_p_value(g, calibrator, total), contributions
 
 
 def _to_columns(g: GraphBuilder, score: FrozenScore, by_feature: Value) -> Value:
@@ -351,31 +373,3 @@ def _keep_better(
     better = g.op("Less", energy_last, norm_first)
     energy = g.op("Where", better, energy_last, norm_first)
     return energy, g.op("Where", better, square_last, square_first)
-
-
-def _p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
-    """Conformal p-value and tail, as `anomgan.calibration.Calibrator.p_values`: float32 [c]."""
-    n = calibrator.n
-    column = g.op("Unsqueeze", score, g.ints(1))  # [c, 1]
-    at_least = g.op("GreaterOrEqual", g.constant(calibrator.scores.reshape(1, -1)), column)
-    count = g.op("ReduceSum", g.op("Cast", at_least, to=_DOUBLE), g.ints(1), keepdims=0)
-    p = g.op("Add", count, g.constant(1.0, np.float64))
-    p = g.op("Div", p, g.constant(n + 1.0, np.float64))
-    tail = calibrator.tail
-    if tail is not None:
-        excess = g.op("Cast", score, to=_DOUBLE)
-        excess = g.op("Sub", excess, g.constant(tail.threshold, np.float64))
-        excess = g.op("Max", excess, g.constant(0.0, np.float64))
-        ratio = g.op("Div", excess, g.constant(tail.scale, np.float64))
-        log_survival = g.op("Neg", ratio)
-        if tail.shape > 0.0:
-            inner = g.op("Mul", ratio, g.constant(tail.shape, np.float64))
-            log = g.op("Log", g.op("Add", inner, g.constant(1.0, np.float64)))
-            log_survival = g.op("Neg", g.op("Div", log, g.constant(tail.shape, np.float64)))
-        share = g.constant(tail.n_exceedances / tail.n, np.float64)
-        beyond = g.op("Mul", g.op("Exp", log_survival), share)
-        beyond = g.op("Max", beyond, g.constant(MINIMUM_P_VALUE, np.float64))
-        beyond = g.op("Min", beyond, g.constant(calibrator.resolution, np.float64))
-        largest = g.constant(calibrator.scores[-1], np.float32)
-        p = g.op("Where", g.op("Greater", score, largest), beyond, p)
-    return g.op("Cast", p, to=_FLOAT)

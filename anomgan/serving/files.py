@@ -39,6 +39,7 @@ class TopRow:
     identifier: str | None
     p_value: float
     reason: str
+    resolution: float = 0.0  # smallest p-value that its calibration rows count; 0 if not known
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,9 @@ class _Tally:
         for i, text in zip(positions, texts, strict=True):
             name = None if identifiers is None else str(identifiers[i])
             p_value = float(item.verdicts.p_value[i])
-            row = TopRow(float(scores[i]), item.verdicts.first_row + i, name, p_value, text)
+            counted = float(self._scorer.calibration_of(item.rows, i).get("resolution", 0.0))
+            place = item.verdicts.first_row + i
+            row = TopRow(float(scores[i]), place, name, p_value, text, counted)
             if len(self._top) < _TOP_ROWS:
                 heapq.heappush(self._top, row)
             else:

@@ -15,8 +15,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomgan.bundle import DEFAULT_MODEL, Bundle
-from anomgan.calibration import require_rate
 from anomgan.errors import ModelCorruptError, ModelError, UsageError
+from anomgan.groups import calibration_of, require_stated_rate
 from anomgan.serving.interface import (
     OUTPUTS,
     read_metadata,
@@ -74,7 +74,8 @@ class Scorer:
     metadata : dict of str to str
         The metadata of the graph.
     calibration : dict
-        ``Calibrator.summary()`` where the model carries it, else empty.
+        ``Calibrator.summary()`` where the model carries it, else empty; with groups where the
+        model is calibrated by group.
     profile : Profile or None
         What the training rows look like, for `DriftMonitor`; None without a model directory, and
         for models of an earlier anomgan.
@@ -233,6 +234,10 @@ class Scorer:
 
         yield from ordered_map(work, reader, threads=self.threads)
 
+    def calibration_of(self, rows: Rows, i: int) -> Mapping[str, Any]:
+        """Return `calibration` as it holds for the row at position i: that of its group, if any."""
+        return calibration_of(self.calibration, self.schema, rows, i)
+
     def verify_probe(self, probe: Mapping[str, NDArray[Any]]) -> None:
         """Score the stored probe rows and compare with the stored outputs.
 
@@ -292,9 +297,7 @@ class Scorer:
 
     def _rate(self, asked: float | None) -> float:
         rate = self.false_alarm_rate if asked is None else float(asked)
-        known = self.calibration.get("n")
-        has_tail = known is None or self.calibration.get("tail") is not None
-        require_rate(rate, n=int(known or 0), has_tail=has_tail)
+        require_stated_rate(self.calibration, rate)
         return rate
 
     def _understand(self, rows: Any, on_bad_row: OnBadRow) -> Iterator[Rows]:

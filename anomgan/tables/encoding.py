@@ -22,7 +22,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,17 @@ from numpy.typing import NDArray
 from anomgan.errors import SchemaError
 from anomgan.tables.schema import ColumnKind, Rows, Schema
 
-__all__ = ["FAR", "PERIODS_S", "CategoryTable", "Encoded", "FeatureEncoder", "Phase"]
+__all__ = [
+    "COSINE",
+    "FAR",
+    "PERIODS_S",
+    "SINE",
+    "CategoryTable",
+    "Encoded",
+    "FeatureEncoder",
+    "Phase",
+    "sine_and_cosine",
+]
 
 FAR = 1e6
 """Standardised values are clipped here: far beyond any table, well inside float32's squares."""
@@ -46,6 +56,10 @@ CATEGORY_DISTANCE = 1.0 / math.sqrt(2.0)
 
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
+
+SINE: Final = tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(12, -1, -1))
+COSINE: Final = tuple((-1.0) ** k / math.factorial(2 * k) for k in range(12, -1, -1))
+"""Taylor coefficients of sin(x) / x and of cos(x) in x^2, the highest power first."""
 
 
 @dataclass(frozen=True)
@@ -372,10 +386,23 @@ def _extra_features(numeric: Float64, indicators: NDArray[Any], phases: Sequence
     blocks = [np.isnan(numeric[:, indicators]).astype(np.float64)]
     for phase in phases:
         cycles = numeric[:, phase.column] / PERIODS_S[phase.period]
-        angle = (2.0 * math.pi) * (cycles - np.floor(cycles)).astype(np.float32)
-        wave = np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float64)
+        wave = np.stack(sine_and_cosine(cycles - np.floor(cycles)), axis=1)
         blocks.append(np.where(np.isnan(numeric[:, [phase.column]]), 0.0, wave))
     return np.concatenate(blocks, axis=1)
+
+
+def sine_and_cosine(turns: Float64) -> tuple[Float64, Float64]:
+    """Sine and cosine of a part of a full turn, in [0, 1), as Taylor polynomials.
+
+    Runtimes compute their own last bits of both, and some of them by where in the batch a value
+    stands. Sums and products they compute alike: a row is encoded to the same bits everywhere.
+    """
+    angle = (2.0 * math.pi) * (turns - np.floor(turns + 0.5))  # [-pi, pi): good to 1e-11
+    square = angle * angle
+    sine, cosine = np.full_like(square, SINE[0]), np.full_like(square, COSINE[0])
+    for a, b in zip(SINE[1:], COSINE[1:], strict=True):
+        sine, cosine = sine * square + a, cosine * square + b
+    return sine * angle, cosine
 
 
 def _category_table(texts: NDArray[Any], schema: Schema, name: str) -> CategoryTable:

@@ -34,6 +34,7 @@ __all__ = [
     "stderr",
     "table",
     "training_progress",
+    "write_groups",
     "write_inspection",
     "write_summary",
 ]
@@ -41,6 +42,7 @@ __all__ = [
 _PLAIN_WIDTH = 160  # of tables where there is no terminal to measure
 _SHOWN_CATEGORIES = 6
 _SHOWN_DEPARTURES = 5
+_SHOWN_GROUPS = 12
 
 TrainingProgress = Callable[[int, int, Mapping[str, float | str]], None]
 BenchmarkProgress = Callable[[int, int, "Run"], None]
@@ -224,14 +226,40 @@ def say_fit(manifest: Manifest, path: str) -> None:
     say(f"Training: {verdict}{': ' + reasons if reasons else ''}", style)
     for note in manifest.training.get("notes", ()):
         say(f"Note: {note}", "yellow")
+    from anomgan.groups import stated_groups
+
     calibration = manifest.calibration
     rate, resolution = calibration["false_alarm_rate"], calibration["resolution"]
     beyond = f"; extrapolated, they resolve {resolution:.2g}" if rate < resolution else ""
-    say(
-        f"Flags rows with a score of at least {calibration['threshold']:.4g}: a false-alarm rate "
-        f"of {rate:g}, from {count(calibration['n'], 'held-out normal row')}{beyond}."
-    )
+    grouped = stated_groups(calibration)
+    if grouped:
+        n_rows = count(calibration["n"], "held-out normal row")
+        say(f"Flags rows at a false-alarm rate of {rate:g} within each group, from {n_rows}:")
+        write_groups(calibration, most=_SHOWN_GROUPS, on_stderr=True)
+    else:
+        say(
+            f"Flags rows with a score of at least {calibration['threshold']:.4g}: a false-alarm "
+            f"rate of {rate:g}, from {count(calibration['n'], 'held-out normal row')}{beyond}."
+        )
     say(f"Model: {path}. Score new rows with: anomgan score new.csv{_model_option(path)}")
+
+
+def write_groups(
+    calibration: Mapping[str, Any], *, most: int | None = None, on_stderr: bool = False
+) -> None:
+    """Write the groups that a model is calibrated by, at most so many of them."""
+    from anomgan.groups import stated_groups
+
+    groups = stated_groups(calibration)
+    shown = list(groups.items())[:most]
+    rate, rows = calibration["false_alarm_rate"], []
+    for name, own in [*shown, ("(all other rows)", calibration)]:
+        how = "extrapolated" if rate < own["resolution"] else "counted"
+        rows.append([name, str(own["n"]), f"{own['threshold']:.6g}", how])
+    headers = [calibration["by"], "calibration rows", "score threshold", "rate"]
+    table(headers, rows, on_stderr=on_stderr)
+    if len(groups) > len(shown):
+        say(f"and {count(len(groups) - len(shown), 'more group')}: see anomgan inspect")
 
 
 def _model_option(path: str) -> str:
@@ -265,7 +293,7 @@ def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
             [
                 _name(top.row, top.identifier),
                 f"{top.score:.4g}",
-                _p_value(top.p_value, scorer),
+                _p_value(top.p_value, top.resolution),
                 top.reason,
             ]
             for top in summary.top
@@ -305,7 +333,7 @@ def _cautions(summary: ScoreSummary, scorer: Scorer) -> Iterator[str]:
             f"{count(summary.calibration_rows_needed, 'calibration row')}; fit on more normal "
             "rows, or use --false-alarm-rate."
         )
-    elif found.n_flagged and _extrapolated(found.cutoff, scorer):
+    elif found.n_flagged and _extrapolated(found.cutoff, scorer.calibration.get("resolution", 0.0)):
         yield (
             f"Every flagged row lies beyond all {count(n, 'calibration row')}: the p-values are "
             "extrapolated, and with them the false-discovery rate."
@@ -339,14 +367,13 @@ def _name(row: int, identifier: str | None) -> str:
     return f"row {row}" if identifier is None else f"row {row} ({identifier})"
 
 
-def _p_value(p_value: float, scorer: Scorer) -> str:
+def _p_value(p_value: float, resolution: float) -> str:
     """Mark what lies beyond the resolution of the calibration rows as an extrapolation."""
-    return f"{p_value:.2g}{' (extrapolated)' if _extrapolated(p_value, scorer) else ''}"
+    return f"{p_value:.2g}{' (extrapolated)' if _extrapolated(p_value, resolution) else ''}"
 
 
-def _extrapolated(p_value: float, scorer: Scorer) -> bool:
-    resolution = scorer.calibration.get("resolution", 0.0)
-    return bool(p_value < resolution * (1 - 1e-6))
+def _extrapolated(p_value: float, resolution: float) -> bool:
+    return p_value < resolution * (1 - 1e-6)
 
 
 def say_interface(scorer: Scorer, path: str) -> None:
@@ -373,19 +400,25 @@ def say_interface(scorer: Scorer, path: str) -> None:
 
 def write_inspection(manifest: Manifest, path: str, schema: Schema) -> None:
     """Write everything that a model says of itself on stdout."""
+    from anomgan.groups import stated_groups
+
     print_out = _printer()
     print_out(f"{path}: {manifest.health['verdict']}, made {manifest.created_at}")
     for reason in manifest.health.get("reasons", ()):
         print_out(f"  {reason}")
     _write_schema(schema, print_out)
+    calibration = {k: v for k, v in manifest.calibration.items() if k != "groups"}
     for title, facts in (
         ("Training", manifest.training),
         ("Parameters", manifest.parameters),
-        ("Calibration", manifest.calibration),
+        ("Calibration", calibration),
         ("Versions", {"anomgan": manifest.anomgan_version, **manifest.library_versions}),
     ):
         print_out(f"\n{title}")
         table(["name", "value"], [[name, text] for name, text in _flat(facts)])
+    if stated_groups(manifest.calibration):
+        print_out(f"\nCalibration by {manifest.calibration['by']}")
+        write_groups(manifest.calibration)
     print_out("\nFiles (checksums verified)")
     table(
         ["file", "bytes", "sha256"],

@@ -23,9 +23,9 @@ from anomgan_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from anomgan.calibration import Calibrator
     from anomgan.evaluation.known import KnownRows
     from anomgan.evaluation.labelled import Evaluation
+    from anomgan.groups import AnyCalibrator
     from anomgan.report.files import EvaluationReport
     from anomgan.serving import Scorer
 
@@ -133,13 +133,13 @@ def _page(output: str, table: str, model: str, scorer: Scorer, label: str) -> Ev
     return EvaluationReport(output, table=table, model=model, scorer=scorer, label=label)
 
 
-def _of_model(model: str, *, baselines: bool) -> tuple[KnownRows | None, Calibrator | None]:
+def _of_model(model: str, *, baselines: bool) -> tuple[KnownRows | None, AnyCalibrator | None]:
     """Return what a model directory keeps beside its scorer; a bare scorer keeps neither."""
     from pathlib import Path
 
     from anomgan.bundle import Bundle
-    from anomgan.calibration import Calibrator
     from anomgan.evaluation.known import KnownRows
+    from anomgan.groups import calibrator_from_arrays
     from anomgan_cli.render import say
 
     if Path(model).is_file():
@@ -148,7 +148,7 @@ def _of_model(model: str, *, baselines: bool) -> tuple[KnownRows | None, Calibra
         return None, None
     bundle = Bundle.open(model, verify=False)
     known = KnownRows.of(bundle) if baselines else None
-    return known, Calibrator.from_arrays(bundle.arrays("calibration.npz"))
+    return known, calibrator_from_arrays(bundle.arrays("calibration.npz"))
 
 
 def _write(result: Evaluation) -> None:

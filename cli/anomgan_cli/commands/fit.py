@@ -23,7 +23,7 @@ from anomgan_cli.options import (
 if TYPE_CHECKING:
     import polars as pl
 
-    from anomgan.tables import TableReader
+    from anomgan.tables import SchemaOptions, TableReader
 
 __all__ = ["fit"]
 
@@ -56,6 +56,13 @@ IdColumn = Annotated[
     str | None,
     typer.Option(metavar="COLUMN", help="Column that names the rows; copied to the scores."),
 ]
+CalibrateBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Keep the false-alarm rate within each group of this column: machine, site, product.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
 MaxTime = Annotated[
     float | None,
@@ -84,6 +91,7 @@ def fit(
     numeric: Numeric = None,
     id_column: IdColumn = None,
     false_alarm_rate: FalseAlarmRate = None,
+    calibrate_by: CalibrateBy = None,
     seed: Seed = 0,
     max_time: MaxTime = None,
     force: Force = False,
@@ -96,10 +104,10 @@ def fit(
 ) -> None:
     """Learn what normal rows look like; writes a model directory."""
     started = time.monotonic()
-    from anomgan.bundle import checkpoint_path, require_free
+    from anomgan.bundle import require_free
     from anomgan.calibration import require_rate
-    from anomgan.tables import Schema, SchemaOptions, open_table
-    from anomgan_cli.render import say, say_fit, say_schema, training_progress
+    from anomgan.tables import SchemaOptions, open_table
+    from anomgan_cli.render import say_fit, training_progress
 
     if false_alarm_rate is not None:
         require_rate(false_alarm_rate, n=0, has_tail=True)
@@ -110,18 +118,19 @@ def fit(
         frame = _normal_rows(_read(reader), label, normal, source)
     kinds = [tuple(names or ()) for names in (drop, categorical, numeric)]
     options = SchemaOptions(kinds[0], kinds[1], kinds[2], id_column, label)
-    schema = Schema.infer(frame, options, source=source)  # bad input is told before torch loads
-    if not quiet:
-        say_schema(schema)
-    if resume and not quiet and not checkpoint_path(model).exists():
-        say(f"There is no checkpoint of {model} to go on from: training from the start.", "yellow")
+    _study(frame, options, calibrate_by, source, quiet=quiet)
+    _say_if_new(model, resume=resume and not quiet)
     from anomgan.estimator import fit_table
 
     with training_progress(quiet=quiet) as progress:
         bundle = fit_table(
             frame,
             options=options,
-            parameters={"false_alarm_rate": false_alarm_rate, "random_state": seed},
+            parameters={
+                "false_alarm_rate": false_alarm_rate,
+                "calibrate_by": calibrate_by,
+                "random_state": seed,
+            },
             source=source,
             output=model,
             overwrite=force,
@@ -133,6 +142,35 @@ def fit(
         say_fit(bundle.manifest, model)
     if bundle.manifest.health["verdict"] == "failed":
         raise typer.Exit(FAILURE)
+
+
+def _say_if_new(model: str, *, resume: bool) -> None:
+    """Say where there is nothing to resume."""
+    from anomgan.bundle import checkpoint_path
+    from anomgan_cli.render import say
+
+    if resume and not checkpoint_path(model).exists():
+        say(f"There is no checkpoint of {model} to go on from: training from the start.", "yellow")
+
+
+def _study(
+    frame: pl.DataFrame,
+    options: SchemaOptions,
+    calibrate_by: str | None,
+    source: str,
+    *,
+    quiet: bool,
+) -> None:
+    """Say what the columns are; bad input is told before torch loads."""
+    from anomgan.groups import group_options
+    from anomgan.tables import Schema
+    from anomgan_cli.render import say_schema
+
+    if calibrate_by is not None:
+        options = group_options(frame, options, calibrate_by, source=source)
+    schema = Schema.infer(frame, options, source=source)
+    if not quiet:
+        say_schema(schema)
 
 
 def _read(reader: TableReader) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from anomgan_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from anomgan.decision import Decision
+    from anomgan.decision import Decision, GroupDecision
     from anomgan.evaluation.bootstrap import Estimate
     from anomgan.evaluation.operating_point import OperatingPoint
 
@@ -187,6 +187,20 @@ def _show(decision: Decision, model: str, *, as_json: bool) -> None:
         ["below it", _below(decision)],
     ]
     table(["decision", "value"], rows)
+    if decision.groups:
+        typer.echo(f"\nWithin the groups of {decision.by}; all other rows as above:")
+        table(
+            [str(decision.by), "calibration rows", "score threshold", "rate"],
+            [[*_group(group), _how(group)] for group in decision.groups],
+        )
+
+
+def _group(group: GroupDecision) -> tuple[str, str, str]:
+    return group.name, str(group.n_calibration), f"{group.threshold:.6g}"
+
+
+def _how(group: GroupDecision) -> str:
+    return "extrapolated" if group.extrapolated else "counted"
 
 
 def _below(decision: Decision) -> str:
@@ -219,8 +233,25 @@ def _say_change(former: Decision, renewed: Decision, model: str, *, stored: bool
             f"{renewed.resolution:.2g}; below that the threshold is extrapolated.",
             "yellow",
         )
+    if renewed.groups:
+        _say_groups(former, renewed)
     if not stored:
         say("Nothing was stored (--dry-run).")
+
+
+def _say_groups(former: Decision, renewed: Decision) -> None:
+    """Say what the one rate means in each group; the sentence before is of all other rows."""
+    from anomgan_cli.render import say, table
+
+    say(f"That is for rows of no group; within the groups of {renewed.by}:")
+    table(
+        [str(renewed.by), "calibration rows", "score threshold", "before", "rate"],
+        [
+            [*_group(new), f"{old.threshold:.6g}", _how(new)]
+            for old, new in zip(former.groups, renewed.groups, strict=True)
+        ],
+        on_stderr=True,
+    )
 
 
 def _say_choice(choice: OperatingPoint) -> None:
