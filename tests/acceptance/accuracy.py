@@ -139,8 +139,8 @@ def spread(path: Path) -> str:
     return (
         table(["set", "rows", "seeds", "mean AUROC", "standard deviation"], rows)
         + f"\n\nLargest on sets with over {MANY_ROWS} training rows: {worst[4]:.2f} ({worst[0]}), "
-        f"then {second[4]:.2f} ({second[0]}). Of 34_smtp a single anomaly is among the test rows of "
-        "this split: its AUROC is the percentile of one row, and tells little of a ranking."
+        f"then {second[4]:.2f} ({second[0]}). Of 34_smtp a single anomaly is among the test rows "
+        "of this split: its AUROC is the percentile of one row, and tells little of a ranking."
     )
 
 
