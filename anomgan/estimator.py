@@ -50,7 +50,8 @@ max_calibration_rows
         rate that the calibration rows can resolve where they are few.
     calibrate_by : str or None
         Column of a table, read as categories: the rate then holds within each of its groups that
-        has held-out rows enough, and over all other rows together.
+        has held-out rows enough. All other rows are judged by the scores of all held-out rows,
+        and keep the rate as far as they score like these.
     max_time : float or None
         Seconds within which `fit` should end; training is cut short if need be.
     device : str
@@ -308,6 +309,7 @@ max_calibration_rows
         fitted = self._fitted()
         if not _is_table(X):
             array = self._numbers(X, reset=False)
+            _require_numbers(fitted.schema, array)
             return _scored(fitted, Rows(array, np.empty((len(array), 0), dtype=object), None, 1))
         with open_table(X) as reader:
             parts = [_scored(fitted, fitted.schema.rows(batch)) for batch in reader]
@@ -448,6 +450,18 @@ def _scored(fitted: FittedModel, rows: Rows) -> _Scored:
 def _offset(threshold: float) -> float:
     # A row at the very threshold is flagged, and scikit-learn flags below zero only.
     return -float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
+
+
+def _require_numbers(schema: Schema, array: NDArray[np.float64]) -> None:
+    """Refuse an array for a model of a table, where it cannot say which column is which."""
+    names = schema.numeric_names
+    if schema.categorical_names or array.shape[1] != len(names):
+        raise UsageError(
+            f"an array of shape {list(array.shape)} does not say which column is which; this model "
+            f"was fitted on a table and reads {len(schema.feature_names)} columns "
+            f"({', '.join(schema.feature_names[:5])}"
+            f"{', ...' if len(schema.feature_names) > 5 else ''}): hand in a DataFrame"
+        )
 
 
 def _is_table(X: Any) -> bool:

@@ -348,8 +348,8 @@ def group_options(
     if aside is not None:
         raise UsageError(
             f"{source}: {asked} tells no groups of rows ({aside.reason.value}): name a column "
-            "whose values repeat and differ, such as a machine or a site; if this is one, pass "
-            f"{flag('--categorical', by)} as well"
+            "whose values repeat and differ, such as a machine or a site; if this is one, "
+            f"force the column to be categories ({flag('--categorical', by)})"
         )
     return replace(options, categorical=(*options.categorical, by))
 

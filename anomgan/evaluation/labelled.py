@@ -139,7 +139,7 @@ class CalibrationPoint:
     band : (float, float) or None
         Where the realised share lies in 95 % of all draws of calibration and new rows, if they
         are alike (`anomgan.evaluation.metrics.conformal_band`); None where the rate is below the
-        resolution of the calibration rows, or their number is not known.
+        resolution of the calibration rows, their number is not known, or they are grouped.
     """
 
     rate: float
@@ -365,7 +365,9 @@ def evaluate_scores(scored: LabelledScores, *, seed: int = 0) -> Evaluation:
     ks = sorted({k for k in (10, 100, n_anomalies) if k <= n})
     measures, leads, n_draws = compare(labels, scored.scores, ranking_measures(ks), seed=seed)
     normal_p = scored.p_values[~labels]
-    points = tuple(_point(normal_p, rate, scored.n_calibration) for rate in RATES)
+    # Within groups each has a band of its own, and they do not add up to one of this law.
+    n_calibration = scored.n_calibration if scored.calibrated_by is None else None
+    points = tuple(_point(normal_p, rate, n_calibration) for rate in RATES)
     return Evaluation(
         source=scored.source,
         n_rows=n,
@@ -406,8 +408,8 @@ def _notes(scored: LabelledScores) -> tuple[str, ...]:
         )
     if scored.calibrated_by is not None:
         notes.append(
-            f"the model is calibrated within each group of {scored.calibrated_by!r}; the expected "
-            "shares of false alarms take all calibration rows together"
+            f"the model is calibrated within each group of {scored.calibrated_by!r}: no expected "
+            "shares of false alarms are given for all rows together"
         )
     if scored.n_unreadable:
         first = "; ".join(scored.unreadable)

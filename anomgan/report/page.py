@@ -25,7 +25,7 @@ __all__ = ["Report", "Status", "render"]
 _SHOWN_SHARES: Final = 15
 # What HTML does not allow, and what would turn the direction of the text around a cell.
 _UNPRINTABLE: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
 
@@ -140,6 +140,9 @@ def _false_alarms(result: Evaluation, scored: LabelledScores) -> Status:
     decision, n = result.decision, scored.n_calibration
     n_normal = result.n_rows - result.n_anomalies
     realised, asked = decision.false_alarms, wording.percent(decision.rate)
+    if scored.calibrated_by is not None:
+        why = f"The model is calibrated within each group of {scored.calibrated_by!r}."
+        return Status("warn", "False alarms not judged", why)
     if n is None:
         return Status("warn", "False alarms not judged", "The calibration rows are not known.")
     if decision.rate * (n + 1) < 1.0:

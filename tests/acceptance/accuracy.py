@@ -264,7 +264,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Path], str]]] = {
         f"{_BENCHMARK} --contamination 0,0.01,0.05,0.1 --seeds 0 --methods anomgan,knn1",
         contamination,
     ),
-    "cost": ("Cost and parity", "python tests/acceptance/adbench.py", cost),
+    "cost": ("Cost and parity, one thread", "python tests/acceptance/adbench.py", cost),
 }
 
 

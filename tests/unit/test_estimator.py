@@ -348,3 +348,14 @@ def test_a_rate_beyond_reach_is_refused_before_training() -> None:
 def test_few_rows_are_called_degraded() -> None:
     X = np.random.default_rng(0).normal(size=(30, 2))
     assert "only 7 rows to calibrate the threshold with" in str(GANDetector(**SHORT).fit(X).health_)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_an_array_for_a_model_of_categories_is_refused():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=120), "m": rng.choice(["a", "b"], 120)})
+    detector = GANDetector(n_steps=5, n_members=1, random_state=0).fit(frame)
+    with pytest.raises(
+        UsageError, match=r"does not say which column is which.*hand in a DataFrame"
+    ):
+        detector.predict(np.zeros((3, 2)))
