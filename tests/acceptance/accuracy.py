@@ -42,9 +42,9 @@ ratios only.
 The runs were made in parts (`--sets`, several processes) and put together; runs that two sections
 share, such as `clean` with seed 0, were made once. Commits after the runs changed how a score is
 shared among columns, not the score: `cost.csv`, made last and with all of them, has the AUROC of
-`clean.csv` on every set. The other way round, `published.csv` and `tables.csv`, and in `clean.csv`
-the seeds 1 and 2, are from just before the last change of the kernel's width but for the sets that
-it touches (seed 0 was run again on all sets, and is the same).
+`clean.csv` on every set. `published.csv` and `tables.csv`, and the seeds 1 and 2 of `clean.csv`,
+are from just before the last change of the kernel's width but for the sets that it touches; seed 1
+was run again with the last commit on 19 sets, and is the same on all of them.
 """
 
 
