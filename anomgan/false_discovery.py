@@ -112,8 +112,7 @@ def storey_share(p_values: ArrayLike) -> float:
     ``(1 + #{p > LAMBDA}) / (n (1 - LAMBDA))``: the estimate of Storey (2002), J. R. Stat. Soc. B
     64(3), 479-498, with the 1 that theorem 3 of Storey, Taylor & Siegmund (2004), J. R. Stat.
     Soc. B 66(1), 187-205, needs. Like there it is not capped at 1: capped, the false-discovery
-    rate is exceeded where all rows of a small batch are normal (simulated: 0.225 at a rate of
-    0.2, with ten rows and 500 calibration rows).
+    rate is exceeded where all rows of a small batch are normal.
 
     Parameters
     ----------

@@ -15,8 +15,8 @@ compromise, in which many columns differ a little.
 (Schlegl et al., 2017, section 2.3): what the generator, which knows how columns go together, cannot
 give back.
 
-On real rows with one column permuted both name it about equally often, and their average more often
-than either (``tests/acceptance/guilty_columns.py``).
+How often the result names the guilty column, on real rows with one column permuted, is measured by
+``tests/acceptance/guilty_columns.py``.
 """
 
 from __future__ import annotations

@@ -134,8 +134,7 @@ class DriftMonitor:
         monitor = DriftMonitor(scorer)
         for rows, verdicts in scorer.stream(reader):
             monitor.update(rows, verdicts)
-            for departure in monitor.report().departures:
-                print(departure)
+            departures = monitor.report().departures
     """
 
     def __init__(self, scorer: Scorer, *, alpha: float = DRIFT_ALPHA) -> None:

@@ -15,9 +15,11 @@ __all__ = [
     "Encoding",
     "FalseAlarmRate",
     "Model",
+    "NormalLabels",
     "OnBadRow",
     "OutputFormat",
     "Provider",
+    "ProviderOption",
     "Quiet",
     "parse_duration",
     "time_left",
@@ -84,6 +86,16 @@ FalseAlarmRate = Annotated[
         metavar="RATE",
         help="Share of normal rows that may be flagged; 0.01 flags about one in a hundred.",
     ),
+]
+NormalLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="VALUE",
+        help="Its value in normal rows; may be repeated. Not needed where labels are 0 and 1.",
+    ),
+]
+ProviderOption = Annotated[
+    Provider, typer.Option("--provider", help="Processor; auto takes CUDA where it works.")
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

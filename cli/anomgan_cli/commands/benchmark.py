@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomgan_cli.exits import FAILURE, guarded
-from anomgan_cli.options import Debug, Quiet
+from anomgan_cli.options import (
+    Debug,
+    NormalLabels,
+    Quiet,
+)
 
 if TYPE_CHECKING:
     from anomgan.evaluation.benchmark import Case
@@ -48,13 +52,6 @@ Table = Annotated[
 Label = Annotated[
     str | None,
     typer.Option(metavar="COLUMN", help="Column of TABLE that tells normal rows; no feature."),
-]
-Normal = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="VALUE",
-        help="Its value in normal rows; may be repeated. Not needed where labels are 0 and 1.",
-    ),
 ]
 Suites = Annotated[
     list[Suite] | None,
@@ -120,7 +117,7 @@ Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in 
 def accuracy(
     table: Table = None,
     label: Label = None,
-    normal: Normal = None,
+    normal: NormalLabels = None,
     suite: Suites = None,
     protocol: Protocols = None,
     contamination: Contamination = "0",

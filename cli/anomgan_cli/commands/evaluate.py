@@ -17,8 +17,10 @@ from anomgan_cli.options import (
     Encoding,
     FalseAlarmRate,
     Model,
+    NormalLabels,
     OnBadRow,
     Provider,
+    ProviderOption,
     Quiet,
 )
 
@@ -38,13 +40,6 @@ Table = Annotated[
 Label = Annotated[
     str, typer.Option(metavar="COLUMN", help="Column that tells anomalies from normal rows.")
 ]
-Normal = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="VALUE",
-        help="Its value in normal rows; may be repeated. Not needed where labels are 0 and 1.",
-    ),
-]
 Baselines = Annotated[
     bool,
     typer.Option(
@@ -54,9 +49,6 @@ Baselines = Annotated[
 ]
 BadRow = Annotated[
     OnBadRow, typer.Option(help="A row that cannot be read: stop, or leave it out and say so.")
-]
-ProviderOption = Annotated[
-    Provider, typer.Option("--provider", help="Processor; auto takes CUDA where it works.")
 ]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of intervals and baselines.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
@@ -73,7 +65,7 @@ ReportFile = Annotated[
 def evaluate(
     table: Table,
     label: Label,
-    normal: Normal = None,
+    normal: NormalLabels = None,
     model: Model = "anomgan-model",
     false_alarm_rate: FalseAlarmRate = None,
     baselines: Baselines = True,

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomgan_cli.exits import guarded
-from anomgan_cli.options import Debug, Delimiter, Encoding, Model, Provider, Quiet
+from anomgan_cli.options import (
+    Debug,
+    Delimiter,
+    Encoding,
+    Model,
+    Provider,
+    ProviderOption,
+    Quiet,
+)
 
 if TYPE_CHECKING:
     from anomgan.evaluation.expectation import Expected, NormalRows
@@ -56,9 +64,6 @@ Top = Annotated[
 ]
 Neighbours = Annotated[
     int, typer.Option(metavar="N", min=0, help="Nearest normal rows to show beside each row.")
-]
-ProviderOption = Annotated[
-    Provider, typer.Option("--provider", help="Processor; auto takes CUDA where it works.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the explanations as JSON.")]
 

@@ -18,6 +18,7 @@ from anomgan_cli.options import (
     OnBadRow,
     OutputFormat,
     Provider,
+    ProviderOption,
     Quiet,
 )
 
@@ -86,9 +87,6 @@ NoDrift = Annotated[
 ]
 FailOnAnomaly = Annotated[
     bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any row is flagged.")
-]
-ProviderOption = Annotated[
-    Provider, typer.Option("--provider", help="Processor; auto takes CUDA where it works.")
 ]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Threads; by default one a processor.")

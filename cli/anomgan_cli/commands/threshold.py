@@ -14,7 +14,9 @@ from anomgan_cli.options import (
     Encoding,
     FalseAlarmRate,
     Model,
+    NormalLabels,
     Provider,
+    ProviderOption,
     Quiet,
 )
 
@@ -36,13 +38,6 @@ Label = Annotated[
     str | None,
     typer.Option(metavar="COLUMN", help="Column that tells anomalies from normal rows."),
 ]
-Normal = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="VALUE",
-        help="Its value in normal rows; may be repeated. Not needed where labels are 0 and 1.",
-    ),
-]
 TargetOption = Annotated[
     str | None,
     typer.Option(
@@ -53,9 +48,6 @@ TargetOption = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; store nothing.")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the bootstrap intervals.")]
-ProviderOption = Annotated[
-    Provider, typer.Option("--provider", help="Processor; auto takes CUDA where it works.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the decision as JSON.")]
 
 
@@ -65,7 +57,7 @@ def threshold(
     false_alarm_rate: FalseAlarmRate = None,
     from_labels: FromLabels = None,
     label: Label = None,
-    normal: Normal = None,
+    normal: NormalLabels = None,
     target: TargetOption = None,
     dry_run: DryRun = False,
     delimiter: Delimiter = None,
