@@ -454,6 +454,19 @@ def calibration_of(
     return {**calibration, **groups.get(group, {})}
 
 
+def resolutions_of(
+    calibration: Mapping[str, Any], schema: Schema, rows: Rows
+) -> NDArray[np.float32]:
+    """Smallest p-value that is counted for each row, float32 [n]; 0 where that is not stated."""
+    counted = np.full(len(rows.numeric), calibration.get("resolution", 0.0), dtype=np.float32)
+    groups = stated_groups(calibration)
+    if groups and calibration.get("by") in schema.categorical_names:
+        names = rows.categorical[:, schema.categorical_names.index(calibration["by"])]
+        for name, group in groups.items():
+            counted[names == name] = group["resolution"]
+    return counted
+
+
 def require_stated_rate(calibration: Mapping[str, Any], rate: float) -> None:
     """Refuse a rate that a model with this `summary` cannot keep; an empty one refuses nothing.
 

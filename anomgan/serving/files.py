@@ -5,16 +5,23 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from anomgan.bundle import Bundle
 from anomgan.errors import UsageError
-from anomgan.false_discovery import Discoveries, FdrMethod, require_discovery_rate
+from anomgan.false_discovery import (
+    Discoveries,
+    FdrMethod,
+    counted_part,
+    require_discovery_rate,
+)
+from anomgan.groups import resolutions_of
 from anomgan.serving.drift import DriftMonitor, DriftReport
 from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
 from anomgan.serving.reasons import describe_rows
@@ -98,6 +105,7 @@ def score_table(
     false_alarm_rate: float | None = None,
     false_discovery_rate: float | None = None,
     fdr_method: FdrMethod | None = None,
+    fdr_extrapolate: bool = False,
     on_bad_row: OnBadRow = "error",
     keep_columns: bool = False,
     top_features: int = 0,
@@ -125,6 +133,9 @@ def score_table(
         after the last row has been scored; until then rows wait in temporary files.
     fdr_method : "bh" or "storey", optional
         As `method` in `anomgan.calibration.benjamini_hochberg`; "bh" by default.
+    fdr_extrapolate : bool
+        Decide by the extrapolated p-values too. Otherwise a row that scores above all calibration
+        rows has, for this decision, the smallest p-value that these count.
     keep_columns : bool
         Copy the columns of the table.
     top_features : int
@@ -146,25 +157,26 @@ def score_table(
     _require_other_file(reader.source, output)
     if top_features < 0:
         raise UsageError(f"--top-features must be 0 or more, got {top_features}")
-    _require_one_rate(false_alarm_rate, false_discovery_rate, fdr_method)
+    _require_one_rate(false_alarm_rate, false_discovery_rate, fdr_method, fdr_extrapolate)
+    if false_discovery_rate is not None and not fdr_extrapolate:
+        _require_resolution(scorer)
     monitor = DriftMonitor(scorer) if drift and scorer.profile is not None else None
-    tally = _Tally(scorer, monitor)
+    tally = _Tally(scorer, monitor, fdr_extrapolate)
     wanted = top_features > 0 or on_bad_row == "skip"
 
-    def frames() -> Iterator[pl.DataFrame]:
+    def frames() -> Iterator[tuple[pl.DataFrame, NDArray[np.float32]]]:
         scored = scorer.stream_batches(
             reader, false_alarm_rate=false_alarm_rate, on_bad_row=on_bad_row
         )
         for item in scored:
             texts = _reasons(scorer, item, top_features) if wanted else None
-            yield _table(scorer, item, texts, keep_columns=keep_columns)
-            tally.add(item)
+            yield _table(scorer, item, texts, keep_columns=keep_columns), tally.add(item)
             if progress is not None:
                 progress(tally.n_rows)
 
     with open_writer(output, fmt) as writer:
         if false_discovery_rate is None:
-            for frame in frames():
+            for frame, _ in frames():
                 writer.write(frame)
             return tally.summary(output)
         rate, method = false_discovery_rate, fdr_method or "bh"
@@ -173,9 +185,17 @@ def score_table(
 
 
 def _require_one_rate(
-    false_alarm_rate: float | None, discovery_rate: float | None, method: str | None
+    false_alarm_rate: float | None,
+    discovery_rate: float | None,
+    method: str | None,
+    extrapolate: bool,
 ) -> None:
     if discovery_rate is None:
+        if extrapolate:
+            raise UsageError(
+                "--fdr-extrapolate says what a false-discovery rate may rest on, and none is "
+                "given; add --fdr, such as --fdr 0.1"
+            )
         if method is not None:
             raise UsageError(
                 f"--fdr-method {method} says how to keep a false-discovery rate, and none is "
@@ -191,13 +211,13 @@ def _require_one_rate(
     require_discovery_rate(discovery_rate, method or "bh")
 
 
-def _rows_needed(calibration: Mapping[str, Any], found: Discoveries) -> int | None:
-    """Calibration rows needed, where too few of them are why nothing is flagged."""
-    n = calibration.get("n")
-    if found.n_flagged or not found.n_lowest or n is None or calibration.get("tail") is not None:
-        return None
-    at_the_end = found.lowest <= (1.0 + 1e-6) / (n + 1)  # the graph rounds to float32
-    return found.rows_needed() if at_the_end else None
+def _require_resolution(scorer: Scorer) -> None:
+    if "resolution" not in scorer.calibration:
+        raise UsageError(
+            "the model does not say how many calibration rows it has, so that counted p-values "
+            "cannot be told from extrapolated ones; add --fdr-extrapolate to decide by both, or "
+            "use --false-alarm-rate"
+        )
 
 
 def _reasons(scorer: Scorer, item: ScoredBatch, top: int) -> list[str | None]:
@@ -243,8 +263,11 @@ def _require_other_file(source: str, output: str) -> None:
 class _Tally:
     """Counts over the batches, and the most abnormal rows so far."""
 
-    def __init__(self, scorer: Scorer, monitor: DriftMonitor | None) -> None:
+    def __init__(self, scorer: Scorer, monitor: DriftMonitor | None, extrapolate: bool) -> None:
         self._scorer = scorer
+        self._extrapolate = extrapolate
+        self._lowest = np.inf  # of the p-values that flags may rest on
+        self._at_the_end = False  # whether more calibration rows would have given a lower one
         self._monitor = monitor
         self._began = time.perf_counter()
         self._rate = scorer.false_alarm_rate
@@ -255,7 +278,8 @@ class _Tally:
         self._n_anomalies = 0
         self._n_unreadable = 0
 
-    def add(self, item: ScoredBatch) -> None:
+    def add(self, item: ScoredBatch) -> NDArray[np.float32]:
+        """Count a batch; return the p-values [n] that a decision over all rows may rest on."""
         verdicts = item.verdicts
         self._rate = verdicts.false_alarm_rate
         self._extra = self._extra or item.rows.extra_columns
@@ -268,6 +292,19 @@ class _Tally:
         self._keep_top(item)
         if self._monitor is not None:
             self._monitor.update(item.rows, verdicts)
+        return self._ruling(item)
+
+    def _ruling(self, item: ScoredBatch) -> NDArray[np.float32]:
+        counted = resolutions_of(self._scorer.calibration, self._scorer.schema, item.rows)
+        ruling = item.verdicts.p_value
+        if not self._extrapolate:
+            ruling = counted_part(ruling, counted)
+        lowest = float(np.nanmin(ruling, initial=np.inf))
+        if lowest <= self._lowest:
+            ends = bool(np.isclose(lowest, counted[ruling == lowest], rtol=1e-6, atol=0.0).any())
+            self._at_the_end = ends or (lowest == self._lowest and self._at_the_end)
+            self._lowest = lowest
+        return ruling
 
     def _keep_top(self, item: ScoredBatch) -> None:
         scores = np.nan_to_num(item.verdicts.score, nan=-np.inf)
@@ -299,7 +336,8 @@ class _Tally:
         n_anomalies, needed = self._n_anomalies, None
         if discoveries is not None:
             n_anomalies = discoveries.n_flagged
-            needed = _rows_needed(self._scorer.calibration, discoveries)
+            if not n_anomalies and discoveries.n_lowest and self._at_the_end:
+                needed = discoveries.rows_needed()
         return ScoreSummary(
             n_rows=self.n_rows,
             n_anomalies=n_anomalies,

@@ -36,8 +36,8 @@ class Spool:
         self._frames = frames
         self._p_values = p_values
 
-    def write(self, frame: pl.DataFrame) -> None:
-        """Append a frame that has a column ``p_value``.
+    def write(self, frame: pl.DataFrame, p_values: NDArray[np.float32]) -> None:
+        """Append a frame, and the p-values [n] that decide on its rows; NaN where there is none.
 
         Raises
         ------
@@ -45,13 +45,13 @@ class Spool:
             The temporary files cannot hold it.
         """
         buffer = io.BytesIO()
-        p_values = frame["p_value"].drop_nulls().to_numpy()
+        column = pl.Series(_unlike(frame.columns), p_values, dtype=pl.Float32)
         try:
-            frame.write_ipc_stream(buffer, compression="lz4")
+            frame.with_columns(column).write_ipc_stream(buffer, compression="lz4")
             data = buffer.getbuffer()
             self._frames.write(len(data).to_bytes(_LENGTH_BYTES, "little"))
             self._frames.write(data)
-            self._p_values.write(p_values.astype(np.float32).tobytes())
+            self._p_values.write(p_values[~np.isnan(p_values)].tobytes())
         except (pl.exceptions.PolarsError, OSError) as error:
             raise _failure(error) from error
 
@@ -61,12 +61,13 @@ class Spool:
         while data := self._p_values.read(_CHUNK_BYTES):
             yield np.frombuffer(data, dtype=np.float32)
 
-    def frames(self) -> Iterator[pl.DataFrame]:
-        """Yield the frames as they were written."""
+    def frames(self) -> Iterator[tuple[pl.DataFrame, pl.Series]]:
+        """Yield the frames as they were written, each with its p-values."""
         self._rewind(self._frames)
         while length := self._frames.read(_LENGTH_BYTES):
             data = self._frames.read(int.from_bytes(length, "little"))
-            yield pl.read_ipc_stream(data)
+            frame = pl.read_ipc_stream(data)
+            yield frame[:, :-1], frame.to_series(-1)
 
     def _rewind(self, file: IO[bytes]) -> None:
         try:
@@ -101,8 +102,18 @@ def _temporary_file() -> Iterator[IO[bytes]]:
             file.close()
 
 
+def _unlike(names: list[str]) -> str:
+    """Return a name that is none of `names`."""
+    return max(names, key=len, default="") + "_"
+
+
 def write_discoveries(
-    frames: Iterable[pl.DataFrame], writer: Writer, fmt: Format, rate: float, *, method: FdrMethod
+    frames: Iterable[tuple[pl.DataFrame, NDArray[np.float32]]],
+    writer: Writer,
+    fmt: Format,
+    rate: float,
+    *,
+    method: FdrMethod,
 ) -> Discoveries:
     """Write `frames` with ``is_anomaly`` decided by false-discovery control over all of them.
 
@@ -110,9 +121,9 @@ def write_discoveries(
 
     Parameters
     ----------
-    frames : iterable of DataFrame
-        As they are to be written; columns ``p_value`` and ``is_anomaly`` are null in a row that
-        could not be read.
+    frames : iterable of (DataFrame, float32 array [n])
+        As they are to be written, and the p-values to decide by: NaN for a row that could not be
+        read, whose ``is_anomaly`` becomes null.
     writer : Writer
         Of format `fmt`.
     fmt : "csv", "parquet" or "jsonl"
@@ -128,14 +139,15 @@ def write_discoveries(
         A column cannot be written in this format.
     """
     with open_spool() as spool:
-        for i, frame in enumerate(frames):
+        for i, (frame, p_values) in enumerate(frames):
             if i == 0:
                 _require_fit(frame, fmt)
-            spool.write(frame)
+            spool.write(frame, p_values)
         decided = discover(spool.chunks, rate, method=method)
-        flags = pl.col("p_value") <= pl.lit(decided.cutoff, dtype=pl.Float32)
-        for frame in spool.frames():
-            writer.write(frame.with_columns(flags.alias("is_anomaly")))
+        cutoff = pl.Series([decided.cutoff], dtype=pl.Float32)
+        for frame, ruling in spool.frames():
+            flags = (ruling.fill_nan(None) <= cutoff).alias("is_anomaly")
+            writer.write(frame.with_columns(flags))
     return decided
 
 

@@ -322,16 +322,22 @@ def _rule(summary: ScoreSummary) -> str:
 
 def _cautions(summary: ScoreSummary, scorer: Scorer) -> Iterator[str]:
     """Say where false-discovery control rests on too few calibration rows."""
+    from anomgan.groups import stated_groups
+
     found, n = summary.discoveries, scorer.calibration.get("n")
     if found is None or n is None:
         return
     if summary.calibration_rows_needed is not None:
+        calibrations = [scorer.calibration, *stated_groups(scorer.calibration).values()]
+        grouped = len(calibrations) > 1
+        tail = any(c.get("tail") is not None for c in calibrations)
+        who = "the calibration rows of its group" if grouped else count(n, "calibration row")
         yield (
             f"{count(found.n_lowest, 'row')} reached {found.lowest:.2g}, the smallest p-value that "
-            f"{count(n, 'calibration row')} can give: to be flagged at this rate among "
-            f"{count(found.n, 'row')} it would take at least "
-            f"{count(summary.calibration_rows_needed, 'calibration row')}; fit on more normal "
-            "rows, or use --false-alarm-rate."
+            f"{who} can give: to be flagged at this rate among {count(found.n, 'row')} it would "
+            f"take at least {count(summary.calibration_rows_needed, 'calibration row')}"
+            f"{' in the group' if grouped else ''}; fit on more normal rows, or use "
+            f"{'--fdr-extrapolate or ' if tail else ''}--false-alarm-rate."
         )
     elif found.n_flagged and _extrapolated(found.cutoff, scorer.calibration.get("resolution", 0.0)):
         yield (

@@ -119,6 +119,7 @@ def test_anomalies_can_fail_the_command_by_the_flags_that_were_written(here):
             "--false-alarm-rate 0.01 and --fdr 0.1 are two rules for the same flags; choose one: ",
         ),
         (("--fdr-method", "storey"), "none is given; add --fdr, such as --fdr 0.1"),
+        (("--fdr-extrapolate",), "none is given; add --fdr, such as --fdr 0.1"),
         (("--fdr", "0"), "the false-discovery rate must lie between 0 and 1, got 0; at 0.1, "),
         (("--fdr", "nan"), "the false-discovery rate must lie between 0 and 1, got nan; "),
     ],

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from anomgan.bundle import Bundle
+from anomgan.false_discovery import benjamini_hochberg
 from anomgan.serving import Scorer
 from anomgan_cli.main import app
 from anomgan_datasets import machine_log
@@ -177,3 +178,27 @@ def test_too_small_groups_share_one_calibration(here):
     assert result.exit_code == 0, result.output
     assert "Note: no group of 'machine' has held-out rows enough" in result.stderr
     assert "groups" not in Bundle.open("few").manifest.calibration
+
+
+@pytest.mark.parametrize("extrapolate", [False, True])
+def test_false_discoveries_rest_on_what_each_group_counts(here, extrapolate):
+    option = ["--fdr-extrapolate"] if extrapolate else []
+    assert run("score", "new.csv", "--keep-columns", "--fdr", "0.3", *option).exit_code == 0
+    scores = pl.read_csv("new.scores.csv")
+    calibration = Bundle.open("anomgan-model").manifest.calibration
+    own = [calibration["groups"].get(m, calibration)["resolution"] for m in scores["machine"]]
+    resolution = np.zeros(len(own)) if extrapolate else np.array(own)
+    flags = benjamini_hochberg(scores["p_value"].to_numpy(), 0.3, resolution=resolution)
+    assert scores["is_anomaly"].to_list() == flags.tolist()
+    assert flags.any()
+
+
+def test_too_few_rows_in_a_group_are_said_with_the_way_out(here):
+    pl.read_csv("new.csv").sort("is_fault").head(200).write_csv("calm.csv")
+    result = run("score", "calm.csv", "--fdr", "0.001")
+    assert result.exit_code == 0
+    assert "the smallest p-value that the calibration rows of its group can give" in result.stderr
+    assert (
+        "calibration rows in the group; fit on more normal rows, or use --fdr-ex" in result.stderr
+    )
+    assert run("score", "new.csv", "--fdr", "0.1", "--fdr-extrapolate").exit_code == 0

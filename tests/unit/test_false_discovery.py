@@ -240,23 +240,26 @@ class _Frames:
 
 def test_frames_come_back_as_they_were_with_the_flags_decided():
     frames = [
+        # A p-value of 0.001 that was extrapolated: the decision rests on 0.04.
         _frame([0.001, None], when=[datetime(2024, 1, 1), None], tags=[["a"], []]),
         _frame([], when=pl.Series([], dtype=pl.Datetime), tags=pl.Series([], dtype=pl.List(str))),
         _frame([0.9], when=[None], tags=[None]).cast({"when": pl.Datetime, "tags": pl.List(str)}),
     ]
     writer = _Frames()
-    found = write_discoveries(iter(frames), writer, "parquet", 0.1, method="bh")
+    ruling = [np.float32([0.04, np.nan]), np.float32([]), np.float32([0.9])]
+    pairs = zip(frames, ruling, strict=True)
+    found = write_discoveries(pairs, writer, "parquet", 0.1, method="bh")
     assert [
         frame.drop("is_anomaly").equals(f.drop("is_anomaly"))
         for frame, f in zip(frames, writer.written, strict=True)
     ] == [True] * 3
     assert [f["is_anomaly"].to_list() for f in writer.written] == [[True, None], [], [False]]
-    assert (found.n, found.n_flagged) == (2, 1)
+    assert (found.n, found.n_flagged, found.cutoff) == (2, 1, np.float32(0.04))
 
 
 def test_a_format_that_cannot_hold_a_column_is_told_after_the_first_frame():
     def frames():
-        yield _frame([0.5], tags=[["a"]])
+        yield _frame([0.5], tags=[["a"]]), np.float32([0.5])
         raise AssertionError("scored on")
 
     with pytest.raises(UsageError, match=r"column 'tags' .* does not fit into CSV"):
@@ -270,13 +273,46 @@ def test_no_table_at_all_is_written_as_such():
 
 
 def test_a_full_disk_is_said_with_the_way_out():
-    frame = _frame(np.random.default_rng(0).random(100_000).astype(np.float32))
+    p_values = np.random.default_rng(0).random(100_000).astype(np.float32)
+    frame = _frame(p_values)
     message = r"cannot keep scored rows in .*No space left.*set TMPDIR to a directory that has it"
     with open("/dev/full", "r+b", buffering=0) as full, open_spool() as room:
         with pytest.raises(OutputError, match=message):
-            Spool(full, room._p_values).write(frame)
+            Spool(full, room._p_values).write(frame, p_values)
         with pytest.raises(OutputError, match=message):
-            Spool(room._frames, full).write(frame)
+            Spool(room._frames, full).write(frame, p_values)
+
+
+# What was counted and what was extrapolated
+
+
+def test_extrapolated_p_values_count_as_the_smallest_counted_one():
+    p = [1e-9, 1e-9, 0.02, 0.5]
+    np.testing.assert_array_equal(benjamini_hochberg(p, 0.1), [True, True, True, False])
+    flags = benjamini_hochberg(p, 0.1, resolution=0.04)
+    np.testing.assert_array_equal(flags, [True, True, True, False])  # 3 at 0.04 <= 0.1 * 3 / 4
+    assert not benjamini_hochberg(p, 0.1, resolution=0.08).any()
+    own = [0.04, 0.3, 0.04, 0.04]  # the second row's group has few calibration rows
+    np.testing.assert_array_equal(
+        benjamini_hochberg(p, 0.1, resolution=own), [True, False, True, False]
+    )
+
+
+def test_a_hopeful_tail_breaks_the_rate_and_counting_keeps_it():
+    """Scores whose tail is heavier than any that is fitted: what some real tables have.
+
+    All rows are normal, so every flag is false. With counted p-values a batch gets one with a
+    chance of at most 0.1: more than 70 of 400 batches happen with a chance below 1e-6.
+    """
+    rng = np.random.default_rng(0)
+    wrong = {"counted": 0, "extrapolated": 0}
+    for _ in range(400):
+        fitted = calibration.Calibrator.fit(np.exp(2.0 * rng.exponential(size=500)))
+        p = fitted.p_values(np.exp(2.0 * rng.exponential(size=200)))
+        counted = benjamini_hochberg(p, 0.1, resolution=fitted.resolution)
+        wrong["counted"] += counted.any()
+        wrong["extrapolated"] += benjamini_hochberg(p, 0.1).any()
+    assert wrong["counted"] <= 70 < wrong["extrapolated"]
 
 
 # Whole tables

@@ -81,6 +81,14 @@ Method = Annotated[
         show_default="bh",
     ),
 ]
+Extrapolate = Annotated[
+    bool,
+    typer.Option(
+        "--fdr-extrapolate",
+        help="Let --fdr rest on p-values beyond the calibration rows, as the tail extrapolates "
+        "them: more flags where few rows are abnormal, but the rate is no longer kept.",
+    ),
+]
 NoDrift = Annotated[
     bool,
     typer.Option("--no-drift", help="Do not compare the rows as a whole with the training rows."),
@@ -104,6 +112,7 @@ def score(
     false_alarm_rate: FalseAlarmRate = None,
     fdr: Fdr = None,
     fdr_method: Method = None,
+    fdr_extrapolate: Extrapolate = False,
     on_bad_row: BadRow = OnBadRow.ERROR,
     no_drift: NoDrift = False,
     fail_on_anomaly: FailOnAnomaly = False,
@@ -134,6 +143,7 @@ def score(
             false_alarm_rate=false_alarm_rate,
             false_discovery_rate=fdr,
             fdr_method=None if fdr_method is None else fdr_method.value,
+            fdr_extrapolate=fdr_extrapolate,
             on_bad_row=bad,
             keep_columns=keep_columns,
             top_features=top_features,
