@@ -201,7 +201,8 @@ max_calibration_rows
 
         Columns stand in the order of `schema_.feature_names`; rows sum to the score.
         """
-        return self._score(X).contributions
+        fitted = self._fitted()
+        return np.concatenate([fitted.score_rows(rows)[1] for rows in self._rows(X)])
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Bundle:
         """Export to ONNX, check the export, and write the model directory.
@@ -305,18 +306,23 @@ max_calibration_rows
         fitted: FittedModel = self.model_
         return fitted
 
-    def _score(self, X: Any) -> _Scored:
+    def _rows(self, X: Any) -> Iterator[Rows]:
+        """Check rows against the schema, batch by batch; at least one batch."""
         fitted = self._fitted()
         if not _is_table(X):
             array = self._numbers(X, reset=False)
             _require_numbers(fitted.schema, array)
-            return _scored(fitted, Rows(array, np.empty((len(array), 0), dtype=object), None, 1))
+            yield Rows(array, np.empty((len(array), 0), dtype=object), None, 1)
+            return
         with open_table(X) as reader:
-            parts = [_scored(fitted, fitted.schema.rows(batch)) for batch in reader]
-        groups = [part.groups for part in parts if part.groups is not None]
+            yield from (fitted.schema.rows(batch) for batch in reader)
+
+    def _score(self, X: Any) -> _Scored:
+        fitted = self._fitted()
+        parts = [(fitted.scores(rows), fitted.groups(rows)) for rows in self._rows(X)]
+        groups = [group for _, group in parts if group is not None]
         return _Scored(
-            np.concatenate([part.score for part in parts]),
-            np.concatenate([part.contributions for part in parts]),
+            np.concatenate([scores for scores, _ in parts]),
             np.concatenate(groups) if groups else None,
         )
 
@@ -436,15 +442,10 @@ def _stop_on_signal() -> Iterator[threading.Event]:
 
 
 class _Scored(NamedTuple):
-    """Score [n], contributions [n, n_columns + 1], and groups [n] where there are any."""
+    """Score [n], and groups [n] where there are any."""
 
     score: NDArray[np.float32]
-    contributions: NDArray[np.float32]
     groups: NDArray[Any] | None
-
-
-def _scored(fitted: FittedModel, rows: Rows) -> _Scored:
-    return _Scored(*fitted.score_rows(rows), fitted.groups(rows))
 
 
 def _offset(threshold: float) -> float:

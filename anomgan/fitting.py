@@ -29,6 +29,7 @@ from anomgan.flagship import (
 )
 from anomgan.groups import AnyCalibrator, calibrate_groups, row_groups
 from anomgan.presets import FlagshipParameters
+from anomgan.scoring.attribution import EXPLAINED_QUANTILE
 from anomgan.scoring.frozen import FrozenScore
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.faults import quoted_names
@@ -67,6 +68,12 @@ class FittedModel:
     probe: Rows
     check: Rows
     profile: Profile | None
+
+    def scores(self, rows: Rows) -> NDArray[np.float32]:
+        """Score [n] of checked rows, by torch."""
+        encoded = self.encoder.transform(rows)
+        features, surprise = torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise)
+        return self.score.scores(features, surprise).numpy()
 
     def score_rows(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Score [n] and contributions [n, n_columns + 1] of checked rows, by torch."""
@@ -145,7 +152,8 @@ def fit_rows(
     with _one_thread():
         trained = train(features, held_out, parameters, seed, device, control, started, rng)
         score = freeze(trained, encoder, parameters)
-        scores = score(features[held_out], surprise[held_out], trained.position).score
+        scores = score.scores(features[held_out], surprise[held_out], trained.position)
+        score = score.explaining_from(float(scores.double().quantile(EXPLAINED_QUANTILE)))
         health = judge_training(trained, score, encoder, scores)
     calibrator, notes = _calibrate(scores.numpy(), false_alarm_rate, calibrate_by, groups, held_out)
     notes += tuple(

@@ -406,7 +406,7 @@ def judge_training(
         facts["two_sample_accuracy"] = max(e[2] for e in each)
     coins = torch.randint(2, real.shape, generator=torch.Generator().manual_seed(0))
     no_surprise = torch.zeros(n, encoder.n_columns)
-    thrown = score(real + FAR_AWAY * (2.0 * coins - 1.0), no_surprise).score
+    thrown = score.scores(real + FAR_AWAY * (2.0 * coins - 1.0), no_surprise)
     above = thrown.unsqueeze(1) > calibration_scores[:n].unsqueeze(0)
     facts["far_auroc"] = float(above.float().mean())
     return judge(facts)

@@ -87,8 +87,8 @@ def check_parity(
         The scores differ by more than `P99_RELATIVE` or `MAX_RELATIVE`.
     """
     encoded = encoder.transform(rows)
-    torch_scores = score(torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise))
-    ours, theirs = torch_scores.score.numpy().astype(np.float64), outputs["score"]
+    features, surprise = torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise)
+    ours, theirs = score.scores(features, surprise).numpy().astype(np.float64), outputs["score"]
     parity = compare(ours, theirs.astype(np.float64), outputs["contributions"])
     if not (parity.p99_relative <= P99_RELATIVE and parity.max_relative <= MAX_RELATIVE):
         raise ExportError(

@@ -31,7 +31,13 @@ from anomgan.export.graph import (
 )
 from anomgan.export.p_value import add_group_code, add_grouped_p_value, add_p_value
 from anomgan.groups import AnyCalibrator, GroupedCalibrator
-from anomgan.scoring.attribution import BY_DIFFERENCES
+from anomgan.scoring.attribution import (
+    BY_DIFFERENCES,
+    REACH,
+    RELATIVE_VARIANCE,
+    UNHEARD_OF,
+    VIEWS,
+)
 from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.inversion import MLPWeights
 from anomgan.tables.encoding import FeatureEncoder
@@ -193,20 +199,13 @@ def _tile(
     *group: Value,
 ) -> tuple[Value, Value, Value]:
     """Score one tile: score [c], p-value [c], contributions [c, n_columns + 1]."""
-    settings = score.settings
-    columns = _reconstruction(g, score, x)
-    columns = g.op("Add", columns, surprise)
-    odds = _mean(
-        g, [_log_odds(g, _member(score.discriminator, m), x) for m in range(score.n_members)]
-    )
-    bound = settings.discriminator_bound
-    odds = g.op("Sub", odds, g.constant(settings.discriminator_median, np.float32))
-    odds = g.op("Clip", odds, g.constant(-bound, np.float32), g.constant(bound, np.float32))
-    odds = g.op("Add", odds, g.constant(bound, np.float32))
-    odds = g.op("Mul", odds, g.constant(settings.discriminator_trust, np.float32))
-    odds = g.op("Add", odds, g.constant(FLOOR, np.float32))  # [c, 1]
+    energy, gaps, residual = _reconstruction(g, score, x)
+    odds = _discriminator(g, score, x)
+    # Not the sum of the contributions: how a score is shared must not move it by a rounding.
+    total = g.op("Add", g.op("Add", energy, odds), row_sum(g, surprise, score.n_columns))
+    columns = g.op("Add", _shares(g, score, x, total, energy, gaps, residual), surprise)
     contributions = g.op("Concat", columns, odds, axis=1)
-    total = g.op("Squeeze", row_sum(g, contributions, score.n_columns + 1), g.ints(1))
+    total = g.op("Squeeze", total, g.ints(1))
     if isinstance(calibrator, GroupedCalibrator):
         return total, add_grouped_p_value(g, calibrator, total, *group), contributions
     return total, add_p_value(g, calibrator, total), contributions
@@ -244,8 +243,22 @@ def _mean(g: GraphBuilder, values: list[Value]) -> Value:
     return g.op("Mul", g.op("Sum", *values), g.constant(1.0 / len(values), np.float32))
 
 
-def _reconstruction(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
-    """Reconstruction term by column, [c, n_columns]; see `FrozenScore.reconstruction`."""
+def _discriminator(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
+    """Discriminator term, [c, 1]."""
+    settings = score.settings
+    odds = _mean(
+        g, [_log_odds(g, _member(score.discriminator, m), x) for m in range(score.n_members)]
+    )
+    bound = settings.discriminator_bound
+    odds = g.op("Sub", odds, g.constant(settings.discriminator_median, np.float32))
+    odds = g.op("Clip", odds, g.constant(-bound, np.float32), g.constant(bound, np.float32))
+    odds = g.op("Add", odds, g.constant(bound, np.float32))
+    odds = g.op("Mul", odds, g.constant(settings.discriminator_trust, np.float32))
+    return g.op("Add", odds, g.constant(FLOOR, np.float32))
+
+
+def _reconstruction(g: GraphBuilder, score: FrozenScore, x: Value) -> tuple[Value, Value, Value]:
+    """Reconstruction term [c, 1], gaps to references [c, b], squared residual [c, d]."""
     settings = score.settings
     distance, gaps = _soft_distance(g, score, x)
     inverted = [_inverted(g, score, m, x) for m in range(score.n_members)]
@@ -257,14 +270,41 @@ def _reconstruction(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
         g.op("Mul", distance, g.constant((1.0 - share) * scale, np.float32)),
         g.op("Mul", energy, g.constant(share * scale, np.float32)),
     )
-    half = g.op("Mul", total, g.constant(0.5, np.float32))
+    return total, gaps, residual
+
+
+def _shares(
+    g: GraphBuilder,
+    score: FrozenScore,
+    x: Value,
+    total: Value,
+    energy: Value,
+    gaps: Value,
+    residual: Value,
+) -> Value:
+    """Share the reconstruction term among columns, [c, n_columns]; see `Attribution.share`.
+
+    Only rows from `explained_from` on go through the costly views.
+    """
     floors = g.constant(score.attribution.floors.numpy().reshape(1, -1))
-    parts = []
-    for blame in (_blame(g, score, x, gaps), _to_columns(g, score, residual)):
-        blame = g.op("Add", blame, floors)
-        whole = row_sum(g, blame, score.n_columns)
-        parts.append(g.op("Mul", blame, g.op("Div", half, whole)))
-    return g.op("Add", *parts)
+    left = g.op("Add", _to_columns(g, score, residual), floors)
+    left = g.op("Div", left, row_sum(g, left, score.n_columns))
+    least = g.constant(score.settings.explained_from, np.float32)
+    rows = g.op("NonZero", g.op("Squeeze", g.op("GreaterOrEqual", total, least), g.ints(1)))
+    rows = g.op("Reshape", rows, g.ints(-1))  # [k]
+
+    def of(value: Value) -> Value:
+        return g.op("Gather", value, rows, axis=0)
+
+    blame, posterior = _views(g, score, of(x), of(gaps))
+    blame = g.op("Add", blame, floors)
+    blame = g.op("Div", blame, row_sum(g, blame, score.n_columns))
+    posterior = g.op("Div", posterior, row_sum(g, posterior, score.n_columns))
+    together = g.op("Add", g.op("Add", blame, posterior), of(left))
+    part = g.op("Div", of(energy), g.constant(float(VIEWS), np.float32))
+    explained = g.op("Mul", together, part)
+    places = g.op("Reshape", rows, g.ints(-1, 1))
+    return g.op("ScatterND", g.op("Mul", left, energy), places, explained)
 
 
 def _soft_distance(g: GraphBuilder, score: FrozenScore, x: Value) -> tuple[Value, Value]:
@@ -289,24 +329,54 @@ def _soft_distance(g: GraphBuilder, score: FrozenScore, x: Value) -> tuple[Value
     return g.op("Cast", energy, to=_FLOAT), g.op("Cast", gaps, to=_FLOAT)
 
 
-def _blame(g: GraphBuilder, score: FrozenScore, x: Value, gaps: Value) -> Value:
-    """By how much each column moves x away from the references, [c, n_columns]."""
-    nearest = g.op("ReduceMin", gaps, g.ints(1), keepdims=1)  # [c, 1]
+def _views(g: GraphBuilder, score: FrozenScore, x: Value, gaps: Value) -> tuple[Value, Value]:
+    """Blame by distance and posterior, [c, n_columns] each; see `Attribution.views`.
+
+    All gaps are in units of the kernel's variance, and negative: what an exponential takes. A pass
+    over [c, b] costs more than any other part of the graph, so there are as few as can be.
+    """
+    attribution, axis = score.attribution, g.ints(1)
     zero = g.constant(0.0, np.float32)
-    nothing = g.op("Mul", nearest, zero)
-    parts = []
-    for features in score.attribution.features:
-        if not len(features):
-            parts.append(nothing)
-            continue
-        rest = g.op("Sub", gaps, _gap(g, score, x, features.numpy()))
-        rest = g.op("ReduceMin", rest, g.ints(1), keepdims=1)
-        parts.append(g.op("Max", g.op("Sub", nearest, rest), zero))
-    return g.op("Concat", *parts, axis=1)
+    nearest = g.op("ReduceMin", gaps, axis, keepdims=1)  # [c, 1]
+    grown = g.op("Mul", g.op("Max", nearest, zero), g.constant(RELATIVE_VARIANCE, np.float32))
+    variance = g.op("Add", grown, g.constant((REACH * attribution.width) ** 2, np.float32))
+    steepness = g.op("Div", g.constant(-0.5, np.float32), variance)  # [c, 1]
+    scaled = g.op("Mul", gaps, steepness)
+    counts = attribution.counts.numpy().reshape(-1, 1)
+    weights, shares = g.constant(counts), g.constant((counts / counts.sum()).astype(np.float32))
+    without, around, marginal = [], [], []
+    for features in (f for f in attribution.features if len(f)):
+        gap = _gap(g, score, x, features.numpy(), steepness)  # [c, b]
+        rest = g.op("Sub", scaled, gap)
+        most = g.op("ReduceMax", rest, axis, keepdims=1)  # [c, 1]
+        without.append(most)
+        around.append(g.op("MatMul", g.op("Exp", g.op("Sub", rest, most)), weights))
+        marginal.append(g.op("MatMul", g.op("Exp", gap), shares))
+    rests = g.op("Concat", *without, axis=1)
+    most = g.op("ReduceMax", rests, axis, keepdims=1)
+    posterior = g.op("Mul", g.op("Exp", g.op("Sub", rests, most)), g.op("Concat", *around, axis=1))
+    heard_of = g.op("Concat", *marginal, axis=1)
+    heard_of = g.op("Add", heard_of, g.constant(UNHEARD_OF, np.float32))
+    posterior = g.op("Mul", posterior, heard_of)
+    nearer = g.op("Sub", rests, g.op("Mul", nearest, steepness))
+    blame = g.op("Max", g.op("Div", nearer, g.op("Neg", steepness)), zero)
+    return _spread(g, score, blame), _spread(g, score, posterior)
 
 
-def _gap(g: GraphBuilder, score: FrozenScore, x: Value, features: NDArray[np.int64]) -> Value:
-    """Squared distances to the references in some features, [c, b]; see `Attribution._gap`."""
+def _spread(g: GraphBuilder, score: FrozenScore, values: Value) -> Value:
+    """Give columns without features their 0: [c, columns with features] -> [c, n_columns]."""
+    columns = [i for i, f in enumerate(score.attribution.features) if len(f)]
+    if len(columns) == score.n_columns:
+        return values
+    matrix = np.zeros((len(columns), score.n_columns), dtype=np.float32)
+    matrix[np.arange(len(columns)), columns] = 1.0
+    return g.op("MatMul", values, g.constant(matrix))
+
+
+def _gap(
+    g: GraphBuilder, score: FrozenScore, x: Value, features: NDArray[np.int64], steepness: Value
+) -> Value:
+    """Squared distances to the references in some features times `steepness`, [c, b]."""
     known = _array(score.attribution.references)[:, features]  # [b, k]
     if len(features) <= BY_DIFFERENCES:
         squares = []
@@ -314,12 +384,13 @@ def _gap(g: GraphBuilder, score: FrozenScore, x: Value, features: NDArray[np.int
             value = g.op("Gather", x, g.ints(feature), axis=1)  # [c, 1]
             gap = g.op("Sub", value, g.constant(known[:, j].reshape(1, -1)))
             squares.append(g.op("Mul", gap, gap))
-        return squares[0] if len(squares) == 1 else g.op("Sum", *squares)
+        gap = squares[0] if len(squares) == 1 else g.op("Sum", *squares)
+        return g.op("Mul", gap, steepness)
     values = g.op("Gather", x, g.constant(features), axis=1)  # [c, k]
     norm = row_sum(g, g.op("Mul", values, values), len(features))
     bias = np.square(known).sum(axis=1).reshape(1, -1)
     crossed = g.op("Gemm", values, g.constant(known.T), g.constant(bias), alpha=-2.0)
-    return g.op("Add", crossed, norm)
+    return g.op("Mul", g.op("Add", crossed, norm), steepness)
 
 
 def _inverted(g: GraphBuilder, score: FrozenScore, m: int, x: Value) -> tuple[Value, Value]:

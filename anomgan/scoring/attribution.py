@@ -1,8 +1,8 @@
-"""Which columns a row's distance comes from: two views, averaged.
+"""Which columns a row's distance comes from: three views, averaged.
 
-**By the known rows.** The blame of a column is how much nearer the row would be to the known rows
-if that column were not looked at: with D the distance to the nearest of some reference rows and D_j
-the same without the features of column j,
+**By distance.** The blame of a column is how much nearer the row would be to the known rows if that
+column were not looked at: with D the distance to the nearest of some reference rows and D_j the
+same without the features of column j,
 
     blame_j = max(0, D^2 - D_j^2)
 
@@ -11,9 +11,22 @@ regression): with column j left out, another reference row may be the nearest. S
 to *one* nearest row do not tell as much: a single wrong value pulls the nearest row to a
 compromise, in which many columns differ a little.
 
+**By likelihood.** If one value was put in place of the right one, which was it? Where column j
+holds a value that was drawn without regard to the others, the row has the density p(x_-j) q_j(x_j),
+so that by Bayes' rule, every column being as likely to be wrong,
+
+    posterior_j = p(x_-j) q_j(x_j) / sum_k p(x_-k) q_k(x_k)
+
+Both densities are kernel estimates (Parzen, 1962) over the reference rows. It tells columns apart
+that contradict each other, where distances with and without each of them are alike: the rest of
+the row has to be common, and so has the value.
+
 **By the generator.** The squared residual that latent inversion leaves in the features of a column
 (Schlegl et al., 2017, section 2.3): what the generator, which knows how columns go together, cannot
 give back.
+
+Rows that score like most normal ones have nothing to explain. Their term is shared by the generator
+alone, which costs next to nothing (`ScoreSettings.explained_from`).
 
 How often the result names the guilty column, on real rows with one column permuted, is measured by
 ``tests/acceptance/guilty_columns.py``.
@@ -29,11 +42,36 @@ from torch import Tensor
 
 from anomgan.scoring.products import product
 
-__all__ = ["BY_DIFFERENCES", "Attribution"]
+__all__ = [
+    "BY_DIFFERENCES",
+    "EXPLAINED_QUANTILE",
+    "REACH",
+    "RELATIVE_VARIANCE",
+    "UNHEARD_OF",
+    "VIEWS",
+    "Attribution",
+]
 
 BY_DIFFERENCES = 3
 """Most features of a column whose squared differences are taken one by one: they stay exact far
 out, where a product of sums would not. Columns with more features are categories, and bounded."""
+
+
+EXPLAINED_QUANTILE = 0.75
+"""Held-out rows that score below this quantile of theirs, and rows like them, are not explained."""
+
+VIEWS = 3
+"""Each has an equal share of the energy."""
+
+REACH = 4.0
+"""Kernel of the posterior's densities, in widths of the memory's: the references are few."""
+
+RELATIVE_VARIANCE = 0.002
+"""Added to that kernel's variance, in units of the squared distance to the nearest reference: far
+out, columns then compare by shares of the distance and not by its last digits."""
+
+UNHEARD_OF = 1e-4
+"""Added to q_j: a wrong value need not be like any that is known."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +82,10 @@ class Attribution:
     ----------
     references : Tensor float32 [b, d]
         Some known rows.
+    counts : Tensor float32 [b]
+        How many rows each stands for.
+    width : float
+        h, the memory's kernel width, standardised units.
     feature_column : Tensor int64 [d]
         Position of each feature's column.
     n_columns : int
@@ -53,6 +95,8 @@ class Attribution:
     """
 
     references: Tensor
+    counts: Tensor
+    width: float
     feature_column: Tensor
     n_columns: int
     floor: float
@@ -69,7 +113,9 @@ class Attribution:
         """`floor` by column, 0 for columns that give no feature: float32 [n_columns]."""
         return torch.tensor([self.floor if len(f) else 0.0 for f in self.features])
 
-    def share(self, x: Tensor, gaps: Tensor, residual: Tensor, energy: Tensor) -> Tensor:
+    def share(
+        self, x: Tensor, gaps: Tensor, residual: Tensor, energy: Tensor, explained: Tensor
+    ) -> Tensor:
         """Share an energy among columns: [n, n_columns], rows sum to it.
 
         Parameters
@@ -80,22 +126,54 @@ class Attribution:
         residual : Tensor float32 [n, d]
             Squared residual of the generator.
         energy : Tensor float32 [n]
+        explained : Tensor bool [n]
+            Rows whose energy all three views share.
         """
-        blame = self._blame(x, gaps) + self.floors  # [n, n_columns]
+        blame, posterior = self.views(x, gaps)  # [n, n_columns] both
+        blame = blame + self.floors
         left = torch.zeros_like(blame).index_add_(1, self.feature_column, residual) + self.floors
-        half = (0.5 * energy).unsqueeze(1)
-        return blame * (half / blame.sum(dim=1, keepdim=True)) + left * (
-            half / left.sum(dim=1, keepdim=True)
+        whole = left.sum(dim=1, keepdim=True)
+        part = (energy / VIEWS).unsqueeze(1)
+        by_all = (
+            blame * (part / blame.sum(dim=1, keepdim=True))
+            + posterior * (part / posterior.sum(dim=1, keepdim=True))
+            + left * (part / whole)
         )
+        by_generator = left * (energy.unsqueeze(1) / whole)
+        return torch.where(explained.unsqueeze(1), by_all, by_generator)
 
-    def _blame(self, x: Tensor, gaps: Tensor) -> Tensor:
-        nearest = gaps.min(dim=1).values  # [n]
-        blame = x.new_zeros(len(x), self.n_columns)
-        for column, features in enumerate(self.features):
-            if len(features):
-                without = (gaps - self._gap(x, features)).min(dim=1).values
-                blame[:, column] = (nearest - without).clamp(min=0.0)
-        return blame
+    @cached_property
+    def log_weights(self) -> tuple[Tensor, Tensor]:
+        """Logarithms of the counts and of the references' shares, float32 [b] each."""
+        log_counts = self.counts.double().log()
+        log_shares = log_counts - self.counts.double().sum().log()
+        return log_counts.float(), log_shares.float()
+
+    def views(self, x: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Blame by distance and posterior up to a factor, [n, n_columns] each."""
+        nearest = gaps.min(dim=1, keepdim=True).values  # [n, 1]
+        variance = (REACH * self.width) ** 2 + RELATIVE_VARIANCE * nearest.clamp(min=0.0)
+        steepness = 0.5 / variance  # [n, 1]
+        log_counts, log_shares = self.log_weights
+        without, around, marginal = [], [], []
+        for features in (f for f in self.features if len(f)):
+            gap = self._gap(x, features)  # [n, b]
+            rest = gaps - gap
+            least = rest.min(dim=1, keepdim=True).values  # [n, 1]
+            without.append(least)
+            around.append(((least - rest) * steepness + log_counts).exp().sum(dim=1, keepdim=True))
+            marginal.append((log_shares - gap * steepness).exp().sum(dim=1, keepdim=True))
+        rests = torch.cat(without, dim=1)  # [n, columns that have features]
+        # Relative to the likeliest column: all logarithms would do is underflow later.
+        closeness = ((rests.min(dim=1, keepdim=True).values - rests) * steepness).exp()
+        posterior = closeness * torch.cat(around, dim=1) * (torch.cat(marginal, dim=1) + UNHEARD_OF)
+        return self._spread((nearest - rests).clamp(min=0.0)), self._spread(posterior)
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """Give columns without features their 0: [n, n_columns]."""
+        out = values.new_zeros(len(values), self.n_columns)
+        out[:, [column for column, f in enumerate(self.features) if len(f)]] = values
+        return out
 
     def _gap(self, x: Tensor, features: Tensor) -> Tensor:
         """Squared distances to the references in some features only, [n, b]."""

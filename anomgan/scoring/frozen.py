@@ -66,6 +66,9 @@ class ScoreSettings:
         w, the share of the inversion's energy in the reconstruction.
     kernel_width, kernel_peak : float
         Of the memory.
+    explained_from : float
+        Score from which all views share a row's reconstruction among columns; below it the
+        generator's does alone.
     inversion : InversionSettings
     """
 
@@ -77,6 +80,7 @@ class ScoreSettings:
     kernel_width: float
     kernel_peak: float
     inversion: InversionSettings
+    explained_from: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
@@ -88,6 +92,7 @@ class ScoreSettings:
             "inversion_share": self.inversion_share,
             "kernel_width": self.kernel_width,
             "kernel_peak": self.kernel_peak,
+            "explained_from": self.explained_from,
             "inversion": {
                 "n_steps": self.inversion.n_steps,
                 "learning_rate": self.inversion.learning_rate,
@@ -107,6 +112,9 @@ class ScoreSettings:
             inversion_share=float(data["inversion_share"]),
             kernel_width=float(data["kernel_width"]),
             kernel_peak=float(data["kernel_peak"]),
+            explained_from=float(
+                data.get("explained_from", 0.0)
+            ),  # models made before there was one
             inversion=InversionSettings(
                 n_steps=int(inversion["n_steps"]),
                 learning_rate=float(inversion["learning_rate"]),
@@ -123,11 +131,21 @@ class Scored:
     ----------
     score : float32 [n]
     contributions : float32 [n, n_columns + 1]
-        By column in schema order, then the discriminator; sums to the score.
+        By column in schema order, then the discriminator; sums to the score, to rounding.
     """
 
     score: Tensor
     contributions: Tensor
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What the score of n rows is made of, nats [n]; and what shares it among columns."""
+
+    reconstruction: Tensor
+    discriminator: Tensor
+    gaps: Tensor  # [n, b]
+    residual: Tensor  # [n, d]
 
 
 @dataclass(frozen=True)
@@ -167,6 +185,10 @@ class FrozenScore:
         """Members of the ensemble, m."""
         return len(self.pull)
 
+    def explaining_from(self, least: float) -> FrozenScore:
+        """Return this score, whose contributions all views share from a score of `least`."""
+        return replace(self, settings=replace(self.settings, explained_from=least))
+
     def inversion(self) -> Inversion:
         """Return the inversion of this score."""
         return Inversion(self.generator, self.preconditioner, self.pull, self.settings.inversion)
@@ -183,6 +205,8 @@ class FrozenScore:
         memory = self.memory
         return Attribution(
             references=memory.rows[memory.references],
+            counts=memory.counts[memory.references],
+            width=memory.width,
             feature_column=self.feature_column,
             n_columns=self.n_columns,
             floor=SHARE_FLOOR * memory.width**2,
@@ -190,7 +214,7 @@ class FrozenScore:
 
     @torch.no_grad()
     def __call__(self, features: Tensor, surprise: Tensor, own: Tensor | None = None) -> Scored:
-        """Score encoded rows.
+        """Score encoded rows, and share each score among the columns.
 
         Parameters
         ----------
@@ -200,49 +224,63 @@ class FrozenScore:
             Where each row itself stands in memory, to be left out; -1 for none. Rows of memory
             are scored so when they stand for new ones.
         """
+        totals, shares = [features.new_zeros(0)], [features.new_zeros(0, self.n_columns + 1)]
+        for x, states, terms in self._passes(features, surprise, own):
+            totals.append(self._total(terms, states))
+            shares.append(self._shares(x, terms, states, totals[-1]))
+        return Scored(torch.cat(totals)[: len(features)], torch.cat(shares)[: len(features)])
+
+    @torch.no_grad()
+    def scores(self, features: Tensor, surprise: Tensor, own: Tensor | None = None) -> Tensor:
+        """Score encoded rows as `__call__` does, without the contributions: [n]."""
+        totals = [self._total(terms, s) for _, s, terms in self._passes(features, surprise, own)]
+        return torch.cat([features.new_zeros(0), *totals])[: len(features)]
+
+    def _passes(
+        self, features: Tensor, surprise: Tensor, own: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor, _Terms]]:
+        """Yield features, surprise and terms in passes of `_CHUNK` rows, the last one padded."""
         if own is None:
             own = torch.full((len(features),), -1)
-        parts = [
-            self._chunk(*(t[i : i + _CHUNK] for t in (features, surprise, own)))
-            for i in range(0, len(features), _CHUNK)
-        ]
-        if not parts:
-            return Scored(features.new_zeros(0), features.new_zeros(0, self.n_columns + 1))
-        contributions = torch.cat(parts)
-        return Scored(contributions.sum(dim=1), contributions)
+        for i in range(0, len(features), _CHUNK):
+            n = min(_CHUNK, len(features) - i)
+            rows = features.new_zeros(_CHUNK, features.shape[1])
+            rows[:n] = features[i : i + n]  # a copy: products may round by alignment too
+            states = surprise.new_zeros(_CHUNK, surprise.shape[1])
+            states[:n] = surprise[i : i + n]
+            left_out = torch.full((_CHUNK,), -1)
+            left_out[:n] = own[i : i + n]
+            yield rows, states, self._terms(rows, left_out)
 
-    def _chunk(self, features: Tensor, surprise: Tensor, own: Tensor) -> Tensor:
-        n = len(features)
-        rows = features.new_zeros(_CHUNK, features.shape[1])
-        rows[:n] = features  # a copy even of a full pass: products may round by alignment too
-        left_out = torch.full((_CHUNK,), -1)
-        left_out[:n] = own
-        contributions = self.contributions(rows, left_out)[:n]
-        contributions[:, :-1] += surprise
-        return contributions
-
-    def contributions(self, x: Tensor, own: Tensor | None = None) -> Tensor:
-        """Reconstruction by column and the discriminator's bucket, [n, n_columns + 1]."""
-        out = x.new_zeros(len(x), self.n_columns + 1)
-        out[:, :-1] = self.reconstruction(x, own)
-        bound, trust = self.settings.discriminator_bound, self.settings.discriminator_trust
-        centred = self.log_odds(x) - self.settings.discriminator_median
-        out[:, -1] = trust * (centred.clamp(-bound, bound) + bound) + FLOOR
-        return out
-
-    def log_odds(self, x: Tensor) -> Tensor:
-        """L: log-odds of "diffused by a little noise" against "clean", [n]."""
-        return self.discriminator(self._members(x))[..., 0].mean(dim=0)
-
-    def reconstruction(self, x: Tensor, own: Tensor | None = None) -> Tensor:
-        """Energy in nats by column, [n, n_columns]; the sum over columns is the term."""
+    def _terms(self, x: Tensor, own: Tensor) -> _Terms:
         rows = self._members(x)  # [m, n, d]
         distance, gaps = self.memory.soft_distance(x, own)  # [n], [n, b]
         energy, residual = self.inversion()(rows, self.encoder(rows))  # [m, n], [m, n, d]
         share = self.settings.inversion_share
         total = (1.0 - share) * distance + share * energy.mean(dim=0)  # [n]
-        total = total / (2.0 * self.settings.bandwidth**2)
-        return self.attribution.share(x, gaps, residual.square().mean(dim=0), total)
+        bound, trust = self.settings.discriminator_bound, self.settings.discriminator_trust
+        centred = self.log_odds(x) - self.settings.discriminator_median
+        return _Terms(
+            reconstruction=total / (2.0 * self.settings.bandwidth**2),
+            discriminator=trust * (centred.clamp(-bound, bound) + bound) + FLOOR,
+            gaps=gaps,
+            residual=residual.square().mean(dim=0),
+        )
+
+    def _total(self, terms: _Terms, surprise: Tensor) -> Tensor:
+        return terms.reconstruction + terms.discriminator + surprise.sum(dim=1)
+
+    def _shares(self, x: Tensor, terms: _Terms, surprise: Tensor, total: Tensor) -> Tensor:
+        """Contributions, [n, n_columns + 1]: columns, then the discriminator's bucket."""
+        explained = total >= self.settings.explained_from
+        columns = self.attribution.share(
+            x, terms.gaps, terms.residual, terms.reconstruction, explained
+        )
+        return torch.cat([columns + surprise, terms.discriminator.unsqueeze(1)], dim=1)
+
+    def log_odds(self, x: Tensor) -> Tensor:
+        """L: log-odds of "diffused by a little noise" against "clean", [n]."""
+        return self.discriminator(self._members(x))[..., 0].mean(dim=0)
 
     def _members(self, x: Tensor) -> Tensor:
         return x.unsqueeze(0).expand(self.n_members, -1, -1)

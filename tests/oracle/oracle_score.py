@@ -72,6 +72,28 @@ def blame(rows, gaps, x, feature_column, n_columns):
     return found
 
 
+def posterior(rows, gaps, counts, width, x, feature_column, n_columns):
+    """How likely each column is the one whose value was drawn without regard to the others."""
+    nearest = min(gaps)
+    variance = (4.0 * width) ** 2 + 0.002 * max(0.0, nearest)
+    log_joint = []
+    for column in range(n_columns):
+        features = [f for f in range(len(x)) if feature_column[f] == column]
+        if not features:
+            log_joint.append(-math.inf)
+            continue
+        own = [math.fsum((float(x[f]) - float(row[f])) ** 2 for f in features) for row in rows]
+        rest = [(gap - g) / (2.0 * variance) for gap, g in zip(gaps, own, strict=True)]
+        least = min(rest)
+        around = math.fsum(c * math.exp(least - r) for c, r in zip(counts, rest, strict=True))
+        kernels = [c * math.exp(-g / (2.0 * variance)) for c, g in zip(counts, own, strict=True)]
+        marginal = math.fsum(kernels) / math.fsum(counts) + 1e-4
+        log_joint.append(math.log(around) - least + math.log(marginal))
+    most = max(log_joint)
+    likelihoods = [math.exp(value - most) for value in log_joint]
+    return [value / math.fsum(likelihoods) for value in likelihoods]
+
+
 def shared(energy, parts, floors):
     """An energy shared as parts and floors are."""
     padded = [part + floor for part, floor in zip(parts, floors, strict=True)]
@@ -130,9 +152,18 @@ def score(model, x, surprise, own=-1):
     for feature, column in enumerate(columns):
         by_generator[column] += residual[feature]
     contributions = np.array([*surprise, 0.0], dtype=np.float64)
-    for parts in (by_rows, by_generator):
-        contributions[:-1] += shared(0.5 * total, parts, floors)
+    finite = np.minimum(gaps[places], 1e30)
+    by_likelihood = posterior(
+        *([rows[i] for i in places], finite, [counts[i] for i in places]),
+        *(width, x, columns, n_columns),
+    )
     bound = model["discriminator_bound"]
     bounded = min(max(log_odds - model["discriminator_median"], -bound), bound)
     contributions[-1] = model["discriminator_trust"] * (bounded + bound) + FLOOR
+    if total + contributions.sum() < model["explained_from"]:
+        contributions[:-1] += shared(total, by_generator, floors)
+        return contributions
+    for parts in (by_rows, by_generator):
+        contributions[:-1] += shared(total / 3.0, parts, floors)
+    contributions[:-1] += shared(total / 3.0, by_likelihood, [0.0] * n_columns)
     return contributions
