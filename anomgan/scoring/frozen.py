@@ -57,7 +57,7 @@ class ScoreSettings:
     bandwidth : float
         s, in standardised units.
     discriminator_median : float
-        Median of L over held-out normal rows, nats.
+        Median of L over normal rows that the networks behind it never saw, nats.
     discriminator_bound : float
         c, nats.
     discriminator_trust : float
@@ -166,6 +166,17 @@ class FrozenScore:
     def n_members(self) -> int:
         """Members of the ensemble, m."""
         return len(self.pull)
+
+    def member(self, k: int) -> FrozenScore:
+        """Return the score by the networks of one member alone; memory and scalars are the same."""
+        return replace(
+            self,
+            generator=self.generator.member(k),
+            encoder=self.encoder.member(k),
+            discriminator=self.discriminator.member(k),
+            preconditioner=self.preconditioner[k : k + 1],
+            pull=self.pull[k : k + 1],
+        )
 
     def inversion(self) -> Inversion:
         """Return the inversion of this score."""
