@@ -3,11 +3,11 @@
     python tests/acceptance/false_alarms.py [--splits 20] [--steps N] [-o docs/calibration.csv]
 
 For every development set (ADBench and raw tables) with at least 1 000 normal rows, up to 10 000 of
-these are shuffled; the first half trains and calibrates the default detector, the other half is scored. The number of
-those flagged at 0.1, 0.05 and 0.01 should follow the beta-binomial law of split-conformal p-values,
-whose 95 % band a run leaves with a known chance (below 5 %, as counts are whole numbers). How many
-runs leave it is therefore expected in advance; the command prints that number beside the one found,
-and fails if so many would not happen once in a thousand times.
+these are shuffled; the first half trains and calibrates the default detector, the other half is
+scored. The number of those flagged at 0.1, 0.05 and 0.01 should follow the beta-binomial law of
+split-conformal p-values, whose 95 % band a run leaves with a known chance (below 5 %, as counts are
+whole numbers). How many runs leave it is therefore expected in advance; the command prints that
+number beside the one found, and fails if so many would not happen once in a thousand times.
 
 Sets with at least 10 000 rows are also judged at 0.001, below what their calibration rows
 resolve or little above it: there the realised rate over all splits should be within a factor of 2.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 
     from anomgan.tables import SchemaOptions, TableReader
 
-__all__ = ["fit"]
+__all__ = ["Calibration", "fit"]
+
+
+class Calibration(StrEnum):
+    """Which rows the threshold comes from."""
+
+    SPLIT = "split"
+    CROSS = "cross"
+
 
 Table = Annotated[
     str,
@@ -63,6 +72,13 @@ CalibrateBy = Annotated[
         help="Keep the false-alarm rate within each group of this column: machine, site, product.",
     ),
 ]
+CalibrationOption = Annotated[
+    Calibration,
+    typer.Option(
+        help="Calibrate on a fifth of the rows, held out, or on all rows, each by a network that "
+        "never saw it: for a few hundred rows or fewer.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
 MaxTime = Annotated[
     float | None,
@@ -92,6 +108,7 @@ def fit(
     id_column: IdColumn = None,
     false_alarm_rate: FalseAlarmRate = None,
     calibrate_by: CalibrateBy = None,
+    calibration: CalibrationOption = Calibration.SPLIT,
     seed: Seed = 0,
     max_time: MaxTime = None,
     force: Force = False,
@@ -129,6 +146,7 @@ def fit(
             parameters={
                 "false_alarm_rate": false_alarm_rate,
                 "calibrate_by": calibrate_by,
+                "calibration": calibration.value,
                 "random_state": seed,
             },
             source=source,
