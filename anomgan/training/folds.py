@@ -3,8 +3,8 @@
 *Split*: one part of the rows is held out of every member. *Cross*: the calibrating rows are dealt
 into as many folds as there are members, and member k sees all rows but fold k, so that every row
 both trains and calibrates. Its calibration score is that of the one member that never saw it: an
-out-of-bag calibration (Johansson, Boström, Löfström & Linusson, 2014, section 3), in the manner of
-cross-conformal predictors (Vovk, 2015, section 2).
+out-of-bag calibration (Johansson, Boström, Löfström & Linusson, 2014), with the folds of
+cross-conformal predictors (Vovk, 2015).
 """
 
 from __future__ import annotations
