@@ -134,10 +134,10 @@ def fit_rows(
     rng = np.random.default_rng(seed)
     groups = None if calibrate_by is None else _group_column(schema, rows, calibrate_by)
     division = _divide(n, parameters, rng, groups)
-    n_calibrating = len(division.calibrating)
     if false_alarm_rate is not None:
         # What cannot be kept whatever the scores turn out to be is told before training.
-        require_rate(false_alarm_rate, n=n_calibrating, has_tail=n_calibrating >= LEAST_FOR_TAIL)
+        v = len(division.calibrating)
+        require_rate(false_alarm_rate, n=v, has_tail=v >= LEAST_FOR_TAIL)
     encoder = FeatureEncoder.fit(schema, take(rows, division.trained))
     if not encoder.n_features:
         raise TableError(
@@ -151,32 +151,30 @@ def fit_rows(
         score = freeze(trained, encoder, parameters)
         scores = calibration_scores(trained, score)
         health = judge_training(trained, score, encoder, scores)
-    calibrator, notes = _calibrate(
-        scores.numpy(), false_alarm_rate, calibrate_by, groups, division.calibrating
-    )
-    notes += tuple(
-        f"column {c!r} gives no feature: it holds no two full days, weeks or years"
-        for c in encoder.unused
-    )
+    own = None if groups is None else groups[division.calibrating]
+    calibrator, notes = _calibrate(scores.numpy(), false_alarm_rate, calibrate_by, groups, own)
     return FittedModel(
         schema=schema,
         encoder=encoder,
         score=score,
         calibrator=calibrator,
         networks={k: v.cpu() for k, v in trained.networks.state_dict().items()},
-        parameters=replace(
-            parameters,
-            n_members=parameters.members,
-            latent_dim=trained.networks.sizes.latent_dim,
-        ),
+        parameters=_resolved(parameters, trained),
         health=health,
         record=trained.record,
         facts=_facts(trained, encoder, parameters.calibration, device, seed, started),
-        notes=notes,
+        notes=(*notes, *_unused_columns(encoder)),
         probe=_probe_rows(rows, division),
         check=_check_rows(rows, rng),
         # A generator of its own, so that what else is drawn stays what it was.
         profile=Profile.fit(schema, rows, calibrator.scores, np.random.default_rng([seed, 2])),
+    )
+
+
+def _unused_columns(encoder: FeatureEncoder) -> tuple[str, ...]:
+    return tuple(
+        f"column {c!r} gives no feature: it holds no two full days, weeks or years"
+        for c in encoder.unused
     )
 
 
@@ -219,13 +217,13 @@ def _calibrate(
     false_alarm_rate: float | None,
     by: str | None,
     groups: NDArray[Any] | None,
-    held_out: NDArray[np.int64],
+    own: NDArray[Any] | None,
 ) -> tuple[AnyCalibrator, tuple[str, ...]]:
-    """Calibrate on all held-out rows, and by group where `groups` [n] are given."""
+    """Calibrate on scores [v], and by group where `groups` [n], `own` [v] of them, are given."""
     pooled, notes = calibrate(scores, false_alarm_rate)
-    if by is None or groups is None:
+    if by is None or groups is None or own is None:
         return pooled, notes
-    calibrator, more = calibrate_groups(by, scores, groups[held_out], groups, pooled)
+    calibrator, more = calibrate_groups(by, scores, own, groups, pooled)
     return calibrator, (*notes, *more)
 
 
@@ -326,6 +324,12 @@ def _group_column(schema: Schema, rows: Rows, name: str) -> NDArray[Any]:
         )
     texts: NDArray[Any] = rows.categorical[:, schema.categorical_names.index(name)]
     return texts
+
+
+def _resolved(parameters: FlagshipParameters, trained: Trained) -> FlagshipParameters:
+    """Fill in what was left open."""
+    sizes = trained.networks.sizes
+    return replace(parameters, n_members=sizes.n_members, latent_dim=sizes.latent_dim)
 
 
 def _facts(
