@@ -8,7 +8,8 @@ calibration rows of a fit can count (1/(n + 1) or more), the share of the scored
 flagged should be the largest multiple of 1/(n + 1) within the rate, on the mean over splits. The
 command prints that expectation beside the mean found and its standard deviation over splits, set
 by set, and fails if the mean over sets is further from the expectation than 0.03 at 0.1, 0.02 at
-0.05 or 0.01 at 0.01 (five standard errors or more at the first two), or if "cross" varies more over splits than "split".
+0.05 or 0.01 at 0.01 (five standard errors or more at the first two), or if "cross" varies more over
+splits than "split".
 
 A model of "split" that cannot count a rate is left out of the means for that rate.
 """
