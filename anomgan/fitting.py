@@ -20,8 +20,10 @@ from torch import Tensor
 from anomgan.calibration import LEAST_FOR_TAIL, Calibrator, require_rate
 from anomgan.errors import TableError, UsageError
 from anomgan.flagship import (
+    Apart,
     FitControl,
     Trained,
+    calibration_scores,
     choose_device,
     freeze,
     judge_training,
@@ -35,6 +37,7 @@ from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.faults import quoted_names
 from anomgan.tables.profile import Profile
 from anomgan.tables.schema import Rows, Schema
+from anomgan.training.folds import Division
 from anomgan.training.health import Health
 from anomgan.training.loop import TrainingRecord
 
@@ -137,44 +140,49 @@ def fit_rows(
     device = choose_device(control.device)
     rng = np.random.default_rng(seed)
     groups = None if calibrate_by is None else _group_column(schema, rows, calibrate_by)
-    known, held_out = _split(n, parameters.max_calibration_rows, rng, groups)
+    division = _divide(n, parameters, rng, groups)
     if false_alarm_rate is not None:
         # What cannot be kept whatever the scores turn out to be is told before training.
-        require_rate(false_alarm_rate, n=len(held_out), has_tail=len(held_out) >= LEAST_FOR_TAIL)
-    encoder = FeatureEncoder.fit(schema, take(rows, known))
+        v = len(division.calibrating)
+        require_rate(false_alarm_rate, n=v, has_tail=v >= LEAST_FOR_TAIL)
+    encoder = FeatureEncoder.fit(schema, take(rows, division.trained))
     if not encoder.n_features:
         raise TableError(
             "no column gives a feature: date columns are read by time of day, day of week and "
             "season, and need at least two full periods of one; add other columns"
         )
-    encoded = encoder.transform(rows)
-    features, surprise = torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise)
+    features = torch.from_numpy(encoder.transform(rows).features)
+    apart = _apart(encoder, rows, division)
     with _one_thread():
-        trained = train(features, held_out, parameters, seed, device, control, started, rng)
+        trained = train(features, division, apart, parameters, seed, device, control, started, rng)
         score = freeze(trained, encoder, parameters)
-        scores = score.scores(features[held_out], surprise[held_out], trained.position)
+        scores = calibration_scores(trained, score)
         score = score.explaining_from(float(scores.double().quantile(EXPLAINED_QUANTILE)))
         health = judge_training(trained, score, encoder, scores)
-    calibrator, notes = _calibrate(scores.numpy(), false_alarm_rate, calibrate_by, groups, held_out)
-    notes += tuple(
-        f"column {c!r} gives no feature: it holds no two full days, weeks or years"
-        for c in encoder.unused
-    )
+    own = None if groups is None else groups[division.calibrating]
+    calibrator, notes = _calibrate(scores.numpy(), false_alarm_rate, calibrate_by, groups, own)
     return FittedModel(
         schema=schema,
         encoder=encoder,
         score=score,
         calibrator=calibrator,
         networks={k: v.cpu() for k, v in trained.networks.state_dict().items()},
-        parameters=replace(parameters, latent_dim=trained.networks.sizes.latent_dim),
+        parameters=_resolved(parameters, trained),
         health=health,
         record=trained.record,
-        facts=_facts(n, trained, encoder, device, seed, started),
-        notes=notes,
-        probe=_probe_rows(take(rows, held_out), take(rows, known)),
+        facts=_facts(trained, encoder, parameters.calibration, device, seed, started),
+        notes=(*notes, *_unused_columns(encoder)),
+        probe=_probe_rows(rows, division),
         check=_check_rows(rows, rng),
         # A generator of its own, so that what else is drawn stays what it was.
         profile=Profile.fit(schema, rows, calibrator.scores, np.random.default_rng([seed, 2])),
+    )
+
+
+def _unused_columns(encoder: FeatureEncoder) -> tuple[str, ...]:
+    return tuple(
+        f"column {c!r} gives no feature: it holds no two full days, weeks or years"
+        for c in encoder.unused
     )
 
 
@@ -217,14 +225,66 @@ def _calibrate(
     false_alarm_rate: float | None,
     by: str | None,
     groups: NDArray[Any] | None,
-    held_out: NDArray[np.int64],
+    own: NDArray[Any] | None,
 ) -> tuple[AnyCalibrator, tuple[str, ...]]:
-    """Calibrate on all held-out rows, and by group where `groups` [n] are given."""
+    """Calibrate on scores [v], and by group where `groups` [n], `own` [v] of them, are given."""
     pooled, notes = calibrate(scores, false_alarm_rate)
-    if by is None or groups is None:
+    if by is None or groups is None or own is None:
         return pooled, notes
-    calibrator, more = calibrate_groups(by, scores, groups[held_out], groups, pooled)
+    calibrator, more = calibrate_groups(by, scores, own, groups, pooled)
     return calibrator, (*notes, *more)
+
+
+def _divide(
+    n: int,
+    parameters: FlagshipParameters,
+    rng: np.random.Generator,
+    groups: NDArray[Any] | None,
+) -> Division:
+    """Choose the rows that calibrate, and who may not see them."""
+    if parameters.calibration == "split":
+        held_out = _split(n, parameters.max_calibration_rows, rng, groups)[1]
+        return Division(n, parameters.members, held_out)
+    calibrating, fold = _folds(n, parameters.members, parameters.max_calibration_rows, rng, groups)
+    return Division(n, parameters.members, calibrating, fold)
+
+
+def _folds(
+    n: int,
+    n_folds: int,
+    max_calibration: int,
+    rng: np.random.Generator,
+    groups: NDArray[Any] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that calibrate, all or `max_calibration` of them, and the fold of each.
+
+    Folds are equal to within a row, and so is what each of `groups` [n] gives to them.
+    """
+    order = rng.permutation(n)
+    n_calibrating = min(n, max_calibration)
+    if groups is not None:
+        order = _evenly(order, groups, n_calibrating, rng.random())
+    calibrating = order[:n_calibrating]  # at random, and within groups if there are any
+    place = np.argsort(calibrating)
+    return calibrating[place], place % n_folds
+
+
+def _apart(encoder: FeatureEncoder, rows: Rows, division: Division) -> Apart:
+    """Encode the calibrating rows like new ones, each fold as the others know it."""
+    if division.fold is None:
+        encoded = encoder.transform(take(rows, division.calibrating))
+        return Apart(torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise))
+    everything, v = np.arange(division.n_rows), len(division.calibrating)
+    features = torch.empty(v, encoder.n_features)
+    surprise = torch.empty(v, encoder.n_columns)
+    for k in range(division.n_members):
+        own = division.left_out(k)
+        others = take(rows, np.setdiff1d(everything, own))
+        encoded = encoder.transform_apart(take(rows, own), others)
+        place = torch.from_numpy(division.unseen_by(k))
+        features[place] = torch.from_numpy(encoded.features)
+        surprise[place] = torch.from_numpy(encoded.surprise)
+    return Apart(features, surprise)
 
 
 def _split(
@@ -274,20 +334,27 @@ def _group_column(schema: Schema, rows: Rows, name: str) -> NDArray[Any]:
     return texts
 
 
+def _resolved(parameters: FlagshipParameters, trained: Trained) -> FlagshipParameters:
+    """Fill in what was left open."""
+    sizes = trained.networks.sizes
+    return replace(parameters, n_members=sizes.n_members, latent_dim=sizes.latent_dim)
+
+
 def _facts(
-    n: int,
     trained: Trained,
     encoder: FeatureEncoder,
+    calibration: str,
     device: torch.device,
     seed: int,
     started: float,
 ) -> dict[str, Any]:
-    record = trained.record
+    record, division = trained.record, trained.division
     last = record.history[-1] if record.history else {}
     return {
-        "n_rows": n,
-        "n_trained": n - len(trained.held_out),
-        "n_calibration": len(trained.held_out),
+        "n_rows": division.n_rows,
+        "n_trained": len(division.trained),
+        "n_calibration": len(division.calibrating),
+        "calibration": calibration,
         "n_memory": len(trained.memory.rows),
         "encoder": encoder.describe(),
         "noise": {
@@ -325,11 +392,12 @@ def _check_rows(rows: Rows, rng: np.random.Generator) -> Rows:
     )
 
 
-def _probe_rows(held_out: Rows, known: Rows) -> Rows:
-    """Rows that a Scorer scores when it opens the model: held-out, known, and broken ones."""
-    parts = [take(held_out, np.arange(min(24, len(held_out.numeric))))]
-    parts.append(take(known, np.arange(min(16, len(known.numeric)))))
-    broken = take(held_out, np.arange(min(8, len(held_out.numeric))))
+def _probe_rows(rows: Rows, division: Division) -> Rows:
+    """Rows that a Scorer scores when it opens the model: calibrating, other, and broken ones."""
+    calibrating = division.calibrating[:24]
+    others = np.setdiff1d(division.trained, calibrating)[:16]
+    parts = [take(rows, calibrating), take(rows, others)]
+    broken = take(rows, calibrating[:8])
     numeric, categorical = broken.numeric.copy(), broken.categorical.copy()
     for i in range(len(numeric)):
         # Far out, missing and never seen: the branches that ordinary rows do not take.

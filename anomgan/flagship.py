@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from anomgan.detectors.anomgan import (
@@ -28,6 +27,7 @@ from anomgan.scoring.inversion import InversionSettings, MLPWeights, preconditio
 from anomgan.scoring.memory import Memory, leave_one_out_nearest, spread
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.training.checkpoints import Checkpointer
+from anomgan.training.folds import Division
 from anomgan.training.health import (
     FAR_AWAY,
     Health,
@@ -39,7 +39,16 @@ from anomgan.training.health import (
 from anomgan.training.loop import Progress, Sampler, Trainer, TrainingPlan, TrainingRecord
 from anomgan.training.objectives import OBJECTIVES
 
-__all__ = ["FitControl", "Trained", "choose_device", "freeze", "judge_training", "train"]
+__all__ = [
+    "Apart",
+    "FitControl",
+    "Trained",
+    "calibration_scores",
+    "choose_device",
+    "freeze",
+    "judge_training",
+    "train",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +116,20 @@ def choose_device(name: str) -> torch.device:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """Rows that calibrate, as those members meet them that never saw them.
+
+    Attributes
+    ----------
+    features : Tensor [v, d]
+    surprise : Tensor [v, n_columns]
+    """
+
+    features: Tensor
+    surprise: Tensor
+
+
+@dataclass(frozen=True)
 class Trained:
     """Networks after training, with the rows they learnt from.
 
@@ -115,27 +138,38 @@ class Trained:
     networks : TabularNetworks
     game : FlagshipGame
     scale : NoiseScale
-    held_out : Tensor [v, d]
-        Rows that the networks never saw.
+    division : Division
+    apart : Apart
+        The v rows that calibrate.
     memory : Memory
-        All rows, the held-out ones too: being near one of them is no less normal.
+        All rows, those that calibrate too: being near one of them is no less normal.
     position : Tensor int64 [v]
-        Where each held-out row stands in memory, -1 where it was not kept.
+        Where each calibrating row stands in memory, -1 where it was not kept.
     record : TrainingRecord
     """
 
     networks: TabularNetworks
     game: FlagshipGame
     scale: NoiseScale
-    held_out: Tensor
+    division: Division
+    apart: Apart
     memory: Memory
     position: Tensor
     record: TrainingRecord
 
+    def judges(self, score: FrozenScore) -> Iterator[tuple[FrozenScore, slice | Tensor]]:
+        """Give the score by networks that never saw them for all calibrating rows, in parts."""
+        if self.division.fold is None:
+            yield score, slice(None)
+            return
+        for k in range(score.n_members):
+            yield score.member(k), torch.from_numpy(self.division.unseen_by(k))
+
 
 def train(
     features: Tensor,
-    held_out: NDArray[np.int64],
+    division: Division,
+    apart: Apart,
     parameters: FlagshipParameters,
     seed: int,
     device: torch.device,
@@ -143,7 +177,7 @@ def train(
     started: float,
     rng: np.random.Generator,
 ) -> Trained:
-    """Train all members on encoded rows [n, d], those at `held_out` excepted."""
+    """Train all members on encoded rows [n, d], each without those that it may not see."""
     features = features.to(device)
     rows, counts, position = _distinct(features, parameters.memory_size, rng)
     scale = noise_scale(
@@ -152,22 +186,21 @@ def train(
         features.shape[1],
         repeated_share=float(counts[counts > 1].sum() / counts.sum()),
     )
-    seen = features[np.setdiff1d(np.arange(len(features)), held_out)]
     generator = torch.Generator(device="cpu").manual_seed(_torch_seed(seed))
     sizes = TabularSizes(
-        n_members=parameters.n_members,
+        n_members=parameters.members,
         n_features=features.shape[1],
-        latent_dim=parameters.latent_dim or latent_dimension(seen),
+        latent_dim=parameters.latent_dim or latent_dimension(features[division.trained]),
         generator_width=parameters.generator_width,
         discriminator_width=parameters.discriminator_width,
         n_noise_levels=scale.n_levels,
     )
     networks = TabularNetworks(sizes, generator=generator).to(device)
     draws = torch.Generator(device=device).manual_seed(_torch_seed(seed) + 1)
-    game = _game(networks, Sampler(seen, parameters.n_members, draws), scale, parameters)
+    game = _game(networks, division.sampler(features, draws), scale, parameters)
     checkpointer = None
     if control.checkpoint is not None:
-        checkpointer = control.checkpoint(_fingerprint(features, parameters, seed))
+        checkpointer = control.checkpoint(_fingerprint(features, division, parameters, seed))
     trainer = Trainer(
         networks,
         players=game.players(),
@@ -175,13 +208,19 @@ def train(
         sampler=game.sampler,
         plan=_plan(parameters, control, started),
         checkpointer=checkpointer,
-        monitor=_coverage_monitor(networks, features[held_out]),
+        monitor=_coverage_monitor(networks, _unseen(division, apart.features.to(device))),
     )
     record = trainer.run(progress=control.progress, stop_requested=control.stop_requested)
     if record.stopped_by_deadline:
         logger.info("training ended at step %d for --max-time", record.steps_run)
     memory = Memory(rows, counts, scale.kernel_width).with_peak()
-    return Trained(networks, game, scale, features[held_out], memory, position[held_out], record)
+    position = position[division.calibrating]
+    return Trained(networks, game, scale, division, apart, memory, position, record)
+
+
+def _unseen(division: Division, apart: Tensor) -> list[Tensor]:
+    """Of the calibrating rows [v, d] those that each member never saw."""
+    return [apart[division.unseen_by(k)] for k in range(division.n_members)]
 
 
 def _game(
@@ -207,18 +246,22 @@ def _game(
 
 
 def _coverage_monitor(
-    networks: TabularNetworks, validation: Tensor
+    networks: TabularNetworks, unseen: Sequence[Tensor]
 ) -> Callable[[], dict[str, float]]:
-    """Measure how much of the validation rows the generators reach, with fixed codes."""
-    real = validation[:_MONITOR_ROWS]
-    shape = (networks.sizes.n_members, len(real), networks.sizes.latent_dim)
-    codes = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(real.device)
+    """Measure how much of the rows that it never saw each generator reaches, with fixed codes."""
+    real = [rows[:_MONITOR_ROWS] for rows in unseen]
+    shape = (len(real), max(map(len, real)), networks.sizes.latent_dim)
+    codes = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(real[0].device)
 
     @torch.no_grad()
     def measure() -> dict[str, float]:
-        if len(real) < 10:
-            return {}
-        return {"coverage": min(coverage(real, g) for g in networks.generator(codes))}
+        generated = networks.generator(codes)
+        reached = [
+            coverage(rows, own[: len(rows)])
+            for rows, own in zip(real, generated, strict=True)
+            if len(rows) >= 10
+        ]
+        return {"coverage": min(reached)} if reached else {}
 
     return measure
 
@@ -244,8 +287,12 @@ def _torch_seed(seed: int) -> int:
     return int(np.random.default_rng([seed, 1]).integers(2**62))
 
 
-def _fingerprint(features: Tensor, parameters: FlagshipParameters, seed: int) -> str:
+def _fingerprint(
+    features: Tensor, division: Division, parameters: FlagshipParameters, seed: int
+) -> str:
     digest = hashlib.sha256(features.cpu().numpy().tobytes())
+    for rows in (division.calibrating, division.fold):
+        digest.update(b"" if rows is None else rows.tobytes())
     digest.update(json.dumps([parameters.to_dict(), seed], sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -353,8 +400,21 @@ def freeze(
         n_columns=score.n_columns,
         settings=score.settings,
     )
-    median = float(score.log_odds(trained.held_out.cpu()).median())
+    rows = trained.apart.features
+    odds = torch.empty(len(rows))
+    for member, part in trained.judges(score):
+        odds[part] = member.log_odds(rows[part])
+    median = float(odds.median())
     return replace(score, settings=replace(score.settings, discriminator_median=median))
+
+
+def calibration_scores(trained: Trained, score: FrozenScore) -> Tensor:
+    """Score the calibrating rows [v] like new ones: by networks and a memory without them."""
+    features, surprise = trained.apart.features, trained.apart.surprise
+    scores = torch.empty(len(features))
+    for member, part in trained.judges(score):
+        scores[part] = member.scores(features[part], surprise[part], trained.position[part])
+    return scores
 
 
 def _codes(networks: TabularNetworks, rows: Tensor) -> Tensor:
@@ -367,7 +427,7 @@ def _codes(networks: TabularNetworks, rows: Tensor) -> Tensor:
 def _read_out(trained: Trained) -> MLPWeights:
     """Fold noise grades, class shares and the level that is read into one output, L."""
     weights = MLPWeights.freeze(trained.networks.discriminator)
-    read = torch.tensor([-1.0, *trained.scale.read_weights()], device=trained.held_out.device)
+    read = torch.tensor([-1.0, *trained.scale.read_weights()], device=trained.memory.rows.device)
     last, bias = weights.matrices[-1], weights.biases[-1]
     corrected = bias[..., 1:] - trained.game.log_priors().to(bias.device)
     return MLPWeights(
@@ -378,15 +438,15 @@ def _read_out(trained: Trained) -> MLPWeights:
 
 @torch.no_grad()
 def judge_training(
-    trained: Trained, score: FrozenScore, encoder: FeatureEncoder, calibration_scores: Tensor
+    trained: Trained, score: FrozenScore, encoder: FeatureEncoder, scores: Tensor
 ) -> Health:
-    """Judge generator and score on held-out rows."""
-    real = trained.held_out.cpu()[:_HEALTH_ROWS]
-    n = len(real)
+    """Judge each generator on rows that it never saw, and the score on all of these."""
+    unseen = [rows[:_HEALTH_ROWS] for rows in _unseen(trained.division, trained.apart.features)]
+    n = max(map(len, unseen))
     facts = {
-        "finite_scores": float(bool(torch.isfinite(calibration_scores).all())),
+        "finite_scores": float(bool(torch.isfinite(scores).all())),
         "rollbacks": float(trained.record.n_rollbacks),
-        "calibration_rows": float(len(calibration_scores)),
+        "calibration_rows": float(len(scores)),
         "coverage": 1.0,
         "precision": 1.0,
         "two_sample_accuracy": 0.5,
@@ -396,17 +456,20 @@ def judge_training(
             (score.n_members, n, trained.networks.sizes.latent_dim),
             generator=torch.Generator().manual_seed(0),
         )
+        generated = score.generator(codes)
         each = [
             (coverage(real, g), precision(real, g), two_sample_accuracy(real, g))
-            for g in score.generator(codes)
+            for real, g in ((r, g[: len(r)]) for r, g in zip(unseen, generated, strict=True))
+            if len(real) > 10
         ]
         # The weakest member decides: one collapsed generator is worth knowing.
         facts["coverage"] = min(e[0] for e in each)
         facts["precision"] = min(e[1] for e in each)
         facts["two_sample_accuracy"] = max(e[2] for e in each)
+    real = trained.apart.features[:_HEALTH_ROWS]
     coins = torch.randint(2, real.shape, generator=torch.Generator().manual_seed(0))
-    no_surprise = torch.zeros(n, encoder.n_columns)
+    no_surprise = torch.zeros(len(real), encoder.n_columns)
     thrown = score.scores(real + FAR_AWAY * (2.0 * coins - 1.0), no_surprise)
-    above = thrown.unsqueeze(1) > calibration_scores[:n].unsqueeze(0)
+    above = thrown.unsqueeze(1) > scores[: len(real)].unsqueeze(0)
     facts["far_auroc"] = float(above.float().mean())
     return judge(facts)

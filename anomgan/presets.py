@@ -7,12 +7,17 @@ accuracy --set KEY=VALUE`` puts another value beside it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from anomgan.errors import UsageError
 
-__all__ = ["DEFAULT", "FlagshipParameters"]
+__all__ = ["DEFAULT", "MEMBERS", "FlagshipParameters"]
+
+MEMBERS: Final[Mapping[str, int]] = {"split": 2, "cross": 5}
+"""Members of the ensemble where none are asked for, by calibration; with "cross" they are the
+folds, and five leave each member 80 % of the rows, as many as it has with "split"."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,9 @@ class FlagshipParameters:
 
     Attributes
     ----------
-    n_members : int
-        Ensemble members, trained at once.
+    n_members : int or None
+        Ensemble members, trained at once; with `calibration` "cross" also the folds. None: 2, and
+        5 with "cross".
     n_steps : int
         Alternating updates.
     batch_rows : int
@@ -52,10 +58,15 @@ class FlagshipParameters:
         w, share of the latent inversion in the reconstruction; the rest is the soft distance
         to the memory.
     max_calibration_rows : int
-        Most rows held out for calibration; a fifth of the rows below that.
+        Most rows that calibrate. Below that a fifth of the rows do with "split", and all of them
+        with "cross".
+    calibration : str
+        "split": one part of the rows is held out of all members and calibrates. "cross": every row
+        calibrates by the one member that never saw it, for tables of a few hundred rows or fewer
+        (`anomgan.training.folds`).
     """
 
-    n_members: int = 2
+    n_members: int | None = None
     n_steps: int = 1500
     batch_rows: int = 256
     learning_rate: float = 1e-3
@@ -73,6 +84,7 @@ class FlagshipParameters:
     discriminator_bound: float = 4.0
     inversion_share: float = 0.1
     max_calibration_rows: int = 2000
+    calibration: str = "split"
 
     def __post_init__(self) -> None:
         from_one = (
@@ -106,8 +118,23 @@ class FlagshipParameters:
         ]
         if not 0.0 <= self.inversion_share <= 1.0:
             faults.append(f"inversion_share is {self.inversion_share}, it must lie in [0, 1]")
+        if self.calibration not in MEMBERS:
+            faults.append(
+                f"calibration is {self.calibration!r}, it must be one of "
+                f"{', '.join(map(repr, MEMBERS))}"
+            )
+        if self.calibration == "cross" and self.n_members == 1:
+            faults.append(
+                'n_members is 1, with calibration "cross" it must be at least 2 (a fold for each '
+                "member, learnt by the others) or left open"
+            )
         if faults:
             raise UsageError("; ".join(faults), faults)
+
+    @property
+    def members(self) -> int:
+        """Members of the ensemble, as asked for or by default."""
+        return MEMBERS[self.calibration] if self.n_members is None else self.n_members
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters by name."""

@@ -57,7 +57,7 @@ class ScoreSettings:
     bandwidth : float
         s, in standardised units.
     discriminator_median : float
-        Median of L over held-out normal rows, nats.
+        Median of L over normal rows that the networks behind it never saw, nats.
     discriminator_bound : float
         c, nats.
     discriminator_trust : float
@@ -188,6 +188,17 @@ class FrozenScore:
     def explaining_from(self, least: float) -> FrozenScore:
         """Return this score, whose contributions all views share from a score of `least`."""
         return replace(self, settings=replace(self.settings, explained_from=least))
+
+    def member(self, k: int) -> FrozenScore:
+        """Return the score by the networks of one member alone; memory and scalars are the same."""
+        return replace(
+            self,
+            generator=self.generator.member(k),
+            encoder=self.encoder.member(k),
+            discriminator=self.discriminator.member(k),
+            preconditioner=self.preconditioner[k : k + 1],
+            pull=self.pull[k : k + 1],
+        )
 
     def inversion(self) -> Inversion:
         """Return the inversion of this score."""

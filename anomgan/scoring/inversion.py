@@ -57,6 +57,14 @@ class MLPWeights:
             network.activation,
         )
 
+    def member(self, k: int) -> MLPWeights:
+        """Return the weights of one member, as an ensemble of one."""
+        return MLPWeights(
+            tuple(matrix[k : k + 1] for matrix in self.matrices),
+            tuple(bias[k : k + 1] for bias in self.biases),
+            self.activation,
+        )
+
     def activations(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return hidden activations and the output, each [m, n, width]."""
         out: list[Tensor] = []

@@ -168,7 +168,7 @@ class FeatureEncoder:
         ----------
         schema : Schema
         rows : Rows
-            Training rows, without the calibration rows.
+            Training rows, without those that no network may see.
         """
         numeric, n = rows.numeric, len(rows.numeric)
         kinds = {c.name: c.kind for c in schema.columns}
@@ -230,6 +230,37 @@ class FeatureEncoder:
             blocks.append(table.features[code])
             surprise[:, self.categorical_position[j]] = table.surprise[code]
         return Encoded(np.concatenate(blocks, axis=1), surprise)
+
+    def transform_apart(self, rows: Rows, others: Rows) -> Encoded:
+        """Encode training rows as if the states that only they have had never been seen.
+
+        A category or missing cell that none of the `others` has is then what it is in a new row:
+        no feature, but a surprise, at the price that new rows pay.
+
+        Parameters
+        ----------
+        rows : Rows
+        others : Rows
+            All other rows that the encoder was fitted to.
+        """
+        encoded = self.transform(rows)
+        features, surprise = encoded.features, encoded.surprise
+        price = np.float32(math.log(len(rows.numeric) + len(others.numeric) + 1.0))
+        missing = np.isnan(rows.numeric) & ~np.isnan(others.numeric).any(axis=0)
+        for j, position in enumerate(self.numeric_position):
+            surprise[missing[:, j], position] = price
+        start, absent = len(self.value_columns), -self.extra_mean / self.extra_scale
+        for i, j in enumerate(self.indicator_columns):
+            features[missing[:, j], start + i] = absent[i]
+        start += len(self.extra_mean)
+        for j, table in enumerate(self.tables):
+            known = set(others.categorical[:, j].tolist())
+            new = np.array([text not in known for text in rows.categorical[:, j]], dtype=bool)
+            end = start + table.features.shape[1]
+            features[new, start:end] = 0.0
+            surprise[new, self.categorical_position[j]] = price
+            start = end
+        return Encoded(features, surprise)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-safe data, the inverse of `from_dict`; floats round-trip exactly."""

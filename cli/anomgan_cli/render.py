@@ -232,14 +232,16 @@ def say_fit(manifest: Manifest, path: str) -> None:
     rate, resolution = calibration["false_alarm_rate"], calibration["resolution"]
     beyond = f"; extrapolated, they resolve {resolution:.2g}" if rate < resolution else ""
     grouped = stated_groups(calibration)
+    n_rows = count(calibration["n"], "held-out normal row")
+    if manifest.training.get("calibration") == "cross":
+        n_rows = f"{count(calibration['n'], 'normal row')}, each by a network that never saw it"
     if grouped:
-        n_rows = count(calibration["n"], "held-out normal row")
         say(f"Flags rows at a false-alarm rate of {rate:g} within each group, from {n_rows}:")
         write_groups(calibration, most=_SHOWN_GROUPS, on_stderr=True)
     else:
         say(
             f"Flags rows with a score of at least {calibration['threshold']:.4g}: a false-alarm "
-            f"rate of {rate:g}, from {count(calibration['n'], 'held-out normal row')}{beyond}."
+            f"rate of {rate:g}, from {n_rows}{beyond}."
         )
     say(f"Model: {path}. Score new rows with: anomgan score new.csv{_model_option(path)}")
 

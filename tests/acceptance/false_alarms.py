@@ -21,9 +21,12 @@ import argparse
 import csv
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import betabinom, binom
@@ -38,13 +41,15 @@ LEAST, MOST, MANY = 1_000, 10_000, 10_000
 FIELDS = ("set", "split", "rows", "calibration", "scored", "rate", "flagged")
 
 
-def measure(name: str, split: int, steps: int | None) -> list[dict[str, object]]:
+def measure(
+    name: str, split: int, *, steps: int | None, **parameters: Any
+) -> list[dict[str, object]]:
     """Fit and score one split; one row a rate."""
     data = load(name)
     normal = data.X[data.y == 0]
     order = np.random.default_rng(split).permutation(len(normal))[:MOST]
     half = len(order) // 2
-    parameters = {} if steps is None else {"n_steps": steps}
+    parameters |= {} if steps is None else {"n_steps": steps}
     detector = GANDetector(random_state=split, **parameters).fit(normal.iloc[order[:half]])
     p_values = detector.p_values(normal.iloc[order[half:]])
     return [
@@ -59,6 +64,33 @@ def measure(name: str, split: int, steps: int | None) -> list[dict[str, object]]
         }
         for rate in RATES
     ]
+
+
+def gather(
+    output: Path,
+    fields: Sequence[str],
+    tasks: Sequence[tuple[object, ...]],
+    work: Callable[..., list[dict[str, object]]],
+    jobs: int,
+) -> list[dict[str, str]]:
+    """Run the tasks that have no row in the output yet; return all rows.
+
+    The first fields are those of a task.
+    """
+    if not output.exists():
+        output.write_text(",".join(fields) + "\n", encoding="utf-8")
+    n_keys = len(tasks[0]) if tasks else 0
+    with output.open(encoding="utf-8") as file:
+        known = {tuple(row[f] for f in fields[:n_keys]) for row in csv.DictReader(file)}
+    missing = [task for task in tasks if tuple(map(str, task)) not in known]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        waiting = [pool.submit(work, *task) for task in missing]
+        for done, future in enumerate(as_completed(waiting), start=1):
+            with output.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, fields, lineterminator="\n").writerows(future.result())
+            print(f"{done}/{len(missing)}", end="\r", file=sys.stderr, flush=True)
+    with output.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def chance_outside(n_calibration: int, n_scored: int, rate: float) -> float:
@@ -113,21 +145,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, default=Path("false-alarms.csv"))
     arguments = parser.parse_args()
-    if not arguments.output.exists():
-        arguments.output.write_text(",".join(FIELDS) + "\n", encoding="utf-8")
-    with arguments.output.open(encoding="utf-8") as file:
-        known = {(row["set"], int(row["split"])) for row in csv.DictReader(file)}
     large = [n for n in arguments.sets if int((load(n).y == 0).sum()) >= LEAST]
-    tasks = [(n, s) for s in range(arguments.splits) for n in large if (n, s) not in known]
-    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
-        waiting = [pool.submit(measure, *task, arguments.steps) for task in tasks]
-        for done, future in enumerate(as_completed(waiting), start=1):
-            with arguments.output.open("a", encoding="utf-8", newline="") as file:
-                csv.DictWriter(file, FIELDS, lineterminator="\n").writerows(future.result())
-            print(f"{done}/{len(tasks)}", end="\r", file=sys.stderr, flush=True)
-    with arguments.output.open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["set"] in large]
-    if not judge(rows):
+    tasks = [(n, s) for s in range(arguments.splits) for n in large]
+    work = partial(measure, steps=arguments.steps)
+    rows = gather(arguments.output, FIELDS, tasks, work, arguments.jobs)
+    if not judge([row for row in rows if row["set"] in large]):
         sys.exit("false-alarm rates are not what the calibration promises")
 
 

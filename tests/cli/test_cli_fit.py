@@ -116,6 +116,23 @@ def test_lines_that_cannot_be_read_can_be_left_out(here):
     assert "Left out: 2 lines of bad.csv that could not be read" in result.stderr
 
 
+def test_all_rows_calibrate_across_folds(here):
+    pl.read_csv("all.csv").head(60).select("mean radius", "mean area").write_csv("small.csv")
+    result = run("fit", "small.csv", "-m", "cross", "--calibration", "cross", *SHORT)
+    assert result.exit_code == 0, result.output
+    assert "from 60 normal rows, each by a network that never saw it" in result.stderr
+    shown = [line.split() for line in run("inspect", "-m", "cross").stdout.splitlines()]
+    assert ["calibration", "cross"] in shown
+    assert ["n_calibration", "60"] in shown
+    assert ["n_members", "5"] in shown
+    manifest = json.loads(run("inspect", "-m", "cross", "--json").stdout)
+    assert manifest["training"]["n_trained"] == manifest["calibration"]["n"] == 60
+    refused = run("fit", "small.csv", "-m", "none", "--calibration", "jackknife")
+    assert refused.exit_code == 2
+    told = " ".join(refused.stderr.replace("│", " ").split())  # whatever the terminal's width
+    assert "'jackknife' is not one of 'split', 'cross'" in told
+
+
 def test_one_row_is_not_enough(here):
     Path("one.csv").write_text("a,b\n1,2\n")
     result = run("fit", "one.csv", "-m", "one")

@@ -28,13 +28,18 @@ def _rows(array: np.ndarray) -> Rows:
     return Rows(np.asarray(array, dtype=float), np.empty((len(array), 0), dtype=object), None, 1)
 
 
-@pytest.fixture(scope="module", params=["38_thyroid", "20_letter", "16_http", "15_Hepatitis"])
+@pytest.fixture(
+    scope="module",
+    params=["38_thyroid", "20_letter", "16_http", "15_Hepatitis", "15_Hepatitis cross"],
+)
 def trained(request: pytest.FixtureRequest, data_dir: Path) -> tuple[GANDetector, np.ndarray]:
     """A detector and test rows: continuous, integer with exact ties, duplicates, tiny."""
-    data = load(request.param, data_dir=data_dir)
+    name, _, calibration = request.param.partition(" ")
+    data = load(name, data_dir=data_dir)
     split = clean_split(data.X.to_numpy(dtype=float), data.y, 0)
     test = np.asarray(split.X_test)[-1500:]
-    return GANDetector(**SHORT).fit(np.asarray(split.X_train)), test
+    detector = GANDetector(**SHORT, calibration=calibration or "split")
+    return detector.fit(np.asarray(split.X_train)), test
 
 
 def _model(detector: GANDetector) -> bytes:

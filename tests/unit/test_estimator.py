@@ -50,7 +50,8 @@ EXPECTED_FAILURES = {
 
 
 @parametrize_with_checks(
-    [GANDetector(**SHORT)], expected_failed_checks=lambda estimator: EXPECTED_FAILURES
+    [GANDetector(**SHORT), GANDetector(**SHORT, calibration="cross", n_members=2)],
+    expected_failed_checks=lambda estimator: EXPECTED_FAILURES,
 )
 def test_scikit_learn_checks(estimator: GANDetector, check: Any) -> None:
     check(estimator)
@@ -158,6 +159,7 @@ CHANGED: dict[str, Any] = {
     "discriminator_bound": 1.0,
     "inversion_share": 0.7,
     "max_calibration_rows": 20,
+    "calibration": "cross",
     "false_alarm_rate": 0.2,
     "random_state": 1,
 }

@@ -232,7 +232,7 @@ def test_networks_are_trained_on_the_other_rows_only(
             seen.append(rows.clone())
             super().__init__(rows, n_members, rng)
 
-    monkeypatch.setattr("anomgan.flagship.Sampler", Watched)
+    monkeypatch.setattr("anomgan.training.folds.Sampler", Watched)
     parameters = FlagshipParameters(
         n_steps=1, batch_rows=8, generator_width=4, discriminator_width=4
     )

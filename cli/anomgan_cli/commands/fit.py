@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -23,9 +24,18 @@ from anomgan_cli.options import (
 if TYPE_CHECKING:
     import polars as pl
 
+    from anomgan.bundle import Manifest
     from anomgan.tables import SchemaOptions, TableReader
 
-__all__ = ["fit"]
+__all__ = ["Calibration", "fit"]
+
+
+class Calibration(StrEnum):
+    """Which rows the threshold comes from."""
+
+    SPLIT = "split"
+    CROSS = "cross"
+
 
 Table = Annotated[
     str,
@@ -63,6 +73,13 @@ CalibrateBy = Annotated[
         help="Keep the false-alarm rate within each group of this column: machine, site, product.",
     ),
 ]
+CalibrationOption = Annotated[
+    Calibration,
+    typer.Option(
+        help="Calibrate on a fifth of the rows, held out, or on all rows, each by a network that "
+        "never saw it: for a few hundred rows or fewer.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
 MaxTime = Annotated[
     float | None,
@@ -92,6 +109,7 @@ def fit(
     id_column: IdColumn = None,
     false_alarm_rate: FalseAlarmRate = None,
     calibrate_by: CalibrateBy = None,
+    calibration: CalibrationOption = Calibration.SPLIT,
     seed: Seed = 0,
     max_time: MaxTime = None,
     force: Force = False,
@@ -107,7 +125,7 @@ def fit(
     from anomgan.bundle import require_free
     from anomgan.calibration import require_rate
     from anomgan.tables import SchemaOptions, open_table
-    from anomgan_cli.render import say_fit, training_progress
+    from anomgan_cli.render import training_progress
 
     if false_alarm_rate is not None:
         require_rate(false_alarm_rate, n=0, has_tail=True)
@@ -118,6 +136,12 @@ def fit(
         frame = _normal_rows(_read(reader), label, normal, source)
     kinds = [tuple(names or ()) for names in (drop, categorical, numeric)]
     options = SchemaOptions(kinds[0], kinds[1], kinds[2], id_column, label)
+    parameters = {
+        "false_alarm_rate": false_alarm_rate,
+        "calibrate_by": calibrate_by,
+        "calibration": calibration.value,
+        "random_state": seed,
+    }
     _study(frame, options, calibrate_by, source, quiet=quiet)
     _say_if_new(model, resume=resume and not quiet)
     from anomgan.estimator import fit_table
@@ -126,11 +150,7 @@ def fit(
         bundle = fit_table(
             frame,
             options=options,
-            parameters={
-                "false_alarm_rate": false_alarm_rate,
-                "calibrate_by": calibrate_by,
-                "random_state": seed,
-            },
+            parameters=parameters,
             source=source,
             output=model,
             overwrite=force,
@@ -138,9 +158,16 @@ def fit(
             resume=resume,
             max_time=time_left(max_time, started),
         )
+    _conclude(bundle.manifest, model, quiet=quiet)
+
+
+def _conclude(manifest: Manifest, model: str, *, quiet: bool) -> None:
+    """Say what came out; a training that failed is a failure of the command."""
+    from anomgan_cli.render import say_fit
+
     if not quiet:
-        say_fit(bundle.manifest, model)
-    if bundle.manifest.health["verdict"] == "failed":
+        say_fit(manifest, model)
+    if manifest.health["verdict"] == "failed":
         raise typer.Exit(FAILURE)
 
 
