@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import polars as pl
 from anomgan.bundle import Bundle
 from anomgan.errors import UsageError
 from anomgan.false_discovery import Discoveries, FdrMethod, require_discovery_rate
+from anomgan.serving.cautions import PValueEnds
 from anomgan.serving.drift import DriftMonitor, DriftReport
 from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
 from anomgan.serving.reasons import describe_rows
@@ -69,6 +70,8 @@ class ScoreSummary:
     calibration_rows_needed : int or None
         Calibration rows, at least, with which the rows at the smallest p-value could have been
         flagged; only where none was because those of the model cannot give a smaller one.
+    cautions : tuple of str
+        Sentences on where `discoveries` rest on too few calibration rows.
     drift : DriftReport or None
         How the rows as a whole differ from those of training; None where that was not asked for,
         or the model holds no profile.
@@ -86,6 +89,7 @@ class ScoreSummary:
     faults: tuple[str, ...]
     discoveries: Discoveries | None = None
     calibration_rows_needed: int | None = None
+    cautions: tuple[str, ...] = ()
     drift: DriftReport | None = None
 
 
@@ -103,6 +107,7 @@ def score_table(
     top_features: int = 0,
     drift: bool = True,
     progress: Callable[[int], None] | None = None,
+    observe: Callable[[ScoredBatch], None] | None = None,
 ) -> ScoreSummary:
     """Score a table into a file.
 
@@ -133,6 +138,9 @@ def score_table(
         Compare the rows as a whole with those of training, where the model holds their profile.
     progress : callable, optional
         Called with the rows done after each batch.
+    observe : callable, optional
+        Called with each batch as scored, in order: for what a report keeps of single rows. With
+        `false_discovery_rate` their flags are not the final ones.
 
     Raises
     ------
@@ -159,6 +167,8 @@ def score_table(
             texts = _reasons(scorer, item, top_features) if wanted else None
             yield _table(scorer, item, texts, keep_columns=keep_columns)
             tally.add(item)
+            if observe is not None:
+                observe(item)
             if progress is not None:
                 progress(tally.n_rows)
 
@@ -189,15 +199,6 @@ def _require_one_rate(
             "flagged, the second the share of flagged rows that are normal"
         )
     require_discovery_rate(discovery_rate, method or "bh")
-
-
-def _rows_needed(calibration: Mapping[str, Any], found: Discoveries) -> int | None:
-    """Calibration rows needed, where too few of them are why nothing is flagged."""
-    n = calibration.get("n")
-    if found.n_flagged or not found.n_lowest or n is None or calibration.get("tail") is not None:
-        return None
-    at_the_end = found.lowest <= (1.0 + 1e-6) / (n + 1)  # the graph rounds to float32
-    return found.rows_needed() if at_the_end else None
 
 
 def _reasons(scorer: Scorer, item: ScoredBatch, top: int) -> list[str | None]:
@@ -246,6 +247,7 @@ class _Tally:
     def __init__(self, scorer: Scorer, monitor: DriftMonitor | None) -> None:
         self._scorer = scorer
         self._monitor = monitor
+        self._ends = PValueEnds(scorer)
         self._began = time.perf_counter()
         self._rate = scorer.false_alarm_rate
         self._extra: tuple[str, ...] = ()
@@ -266,6 +268,7 @@ class _Tally:
         faults = item.rows.faults
         self._faults += [f"{item.batch.place(i)}, {faults[i]}" for i in sorted(faults)[:room]]
         self._keep_top(item)
+        self._ends.add(item.rows, verdicts.p_value)
         if self._monitor is not None:
             self._monitor.update(item.rows, verdicts)
 
@@ -296,10 +299,11 @@ class _Tally:
         return item.batch.frame[name] if name in item.batch.frame.columns else None
 
     def summary(self, output: str, discoveries: Discoveries | None = None) -> ScoreSummary:
-        n_anomalies, needed = self._n_anomalies, None
+        n_anomalies, needed, cautions = self._n_anomalies, None, tuple[str, ...]()
         if discoveries is not None:
             n_anomalies = discoveries.n_flagged
-            needed = _rows_needed(self._scorer.calibration, discoveries)
+            needed = self._ends.rows_needed(discoveries)
+            cautions = self._ends.cautions(discoveries)
         return ScoreSummary(
             n_rows=self.n_rows,
             n_anomalies=n_anomalies,
@@ -313,6 +317,7 @@ class _Tally:
             faults=tuple(self._faults),
             discoveries=discoveries,
             calibration_rows_needed=needed,
+            cautions=cautions,
             drift=None if self._monitor is None else self._monitor.report(),
         )
 
