@@ -31,6 +31,7 @@ __all__ = [
     "Calibrator",
     "Tail",
     "benjamini_hochberg",
+    "is_extrapolated",
     "require_rate",
 ]
 
@@ -435,6 +436,20 @@ class Calibrator:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"not the arrays of a calibrator: {error}") from error
+
+
+def is_extrapolated(p_value: ArrayLike, resolution: ArrayLike) -> NDArray[np.bool_]:
+    """Tell which p-values lie beyond what their calibration rows resolve.
+
+    Parameters
+    ----------
+    p_value : array_like
+        As a scorer gives them, hence rounded to float32.
+    resolution : array_like
+        Smallest p-value that the calibration rows count; 0 where it is not known.
+    """
+    floor = np.asarray(resolution, dtype=np.float64) * (1.0 - 1e-6)
+    return np.asarray(np.asarray(p_value, dtype=np.float64) < floor)
 
 
 def require_rate(rate: float, *, n: int, has_tail: bool) -> None:

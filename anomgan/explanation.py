@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from anomgan.bundle import Bundle
+from anomgan.calibration import is_extrapolated
 from anomgan.errors import SchemaError, UsageError
 from anomgan.evaluation.expectation import Expected, Neighbour, NormalRows
 from anomgan.serving.scorer import Scorer
@@ -266,8 +267,7 @@ class _Explainer:
             identifier=None if ids is None or ids[i] is None else str(ids[i]),
             score=float(verdicts.score[k]),
             p_value=p_value,
-            # The graph rounds to float32.
-            extrapolated=p_value < calibration.get("resolution", 0.0) * (1.0 - 1e-6),
+            extrapolated=bool(is_extrapolated(p_value, calibration.get("resolution", 0.0))),
             is_anomaly=bool(verdicts.is_anomaly[k]),
             false_alarm_rate=verdicts.false_alarm_rate,
             threshold=threshold if math.isfinite(threshold) else None,

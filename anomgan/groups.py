@@ -34,6 +34,7 @@ __all__ = [
     "calibrate_groups",
     "calibration_of",
     "calibrator_from_arrays",
+    "group_of",
     "group_options",
     "require_stated_rate",
     "row_groups",
@@ -447,24 +448,17 @@ def calibration_of(
     calibration: Mapping[str, Any], schema: Schema, rows: Rows, i: int
 ) -> Mapping[str, Any]:
     """Return the part of a `summary` that the row at position i is judged by."""
+    group = group_of(calibration, schema, rows, i)
+    return calibration if group is None else {**calibration, **stated_groups(calibration)[group]}
+
+
+def group_of(calibration: Mapping[str, Any], schema: Schema, rows: Rows, i: int) -> str | None:
+    """Return the group that the row at position i is judged in; None: by all rows."""
     groups = stated_groups(calibration)
     if not groups or calibration.get("by") not in schema.categorical_names:
-        return calibration
+        return None
     group = str(rows.categorical[i, schema.categorical_names.index(calibration["by"])])
-    return {**calibration, **groups.get(group, {})}
-
-
-def resolutions_of(
-    calibration: Mapping[str, Any], schema: Schema, rows: Rows
-) -> NDArray[np.float32]:
-    """Smallest p-value that is counted for each row, float32 [n]; 0 where that is not stated."""
-    counted = np.full(len(rows.numeric), calibration.get("resolution", 0.0), dtype=np.float32)
-    groups = stated_groups(calibration)
-    if groups and calibration.get("by") in schema.categorical_names:
-        names = rows.categorical[:, schema.categorical_names.index(calibration["by"])]
-        for name, group in groups.items():
-            counted[names == name] = group["resolution"]
-    return counted
+    return group if group in groups else None
 
 
 def require_stated_rate(calibration: Mapping[str, Any], rate: float) -> None:

@@ -1,73 +1,42 @@
-"""The charts of a report, each with a legend and the numbers behind it as a table."""
+"""The charts of an evaluation: they need labels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from anomgan.evaluation.curves import Band, Curve, bands, curves_of
 from anomgan.evaluation.known import BASELINES
 from anomgan.evaluation.labelled import OURS, CalibrationPoint, Evaluation, LabelledScores
 from anomgan.report import wording
-from anomgan.report.axes import Axis, count_axis, log_axis, score_axis, share_axis
+from anomgan.report.axes import Axis, log_axis, score_axis, share_axis
+from anomgan.report.chart import (
+    FOOT,
+    HEIGHT,
+    LEFT,
+    QUANTILES,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Chart,
+    Field,
+    Grid,
+    histogram,
+    quantile_name,
+    score_edges,
+)
 from anomgan.report.drawing import Plot, drawing
 
-__all__ = ["Chart", "Grid", "calibration_plot", "ranking_curves", "score_histogram"]
+__all__ = ["calibration_plot", "ranking_curves", "score_histogram"]
 
-_WIDTH: Final = 480
-_LEFT, _RIGHT, _TOP, _FOOT = 66, 450, 28, 46
-_BINS: Final = 36
-_QUANTILES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _ALARM_RATES: Final = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _RECALLS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 Numbers = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of texts; the first column heads the rows.
-
-    Parameters
-    ----------
-    headers : tuple of str
-    rows : tuple of tuple of str
-    """
-
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawing and what stands around it.
-
-    Parameters
-    ----------
-    key : str
-        Unique in the page; the prefix of its ids.
-    title : str
-    text : str
-        How to read it.
-    image : Markup
-    legend : tuple of (str, str)
-        Class of the shape, and its name.
-    numbers : Grid
-        What the drawing shows, for those who cannot see it.
-    """
-
-    key: str
-    title: str
-    text: str
-    image: Markup
-    legend: tuple[tuple[str, str], ...]
-    numbers: Grid
 
 
 def score_histogram(scored: LabelledScores) -> Chart:
@@ -75,35 +44,18 @@ def score_histogram(scored: LabelledScores) -> Chart:
     scores, labels = scored.scores[OURS], scored.labels
     kinds = {"normal": scores[~labels], "anomalous": scores[labels]}
     x = score_axis("score", scores, [scored.threshold])
-    edges = _edges(x, scored.threshold)
-    height, gap = 360, 40
-    middle = (_TOP + height - _FOOT) / 2.0
-    fields = {"normal": (_TOP, middle - gap / 2.0), "anomalous": (middle + gap / 2.0, 314)}
+    edges = score_edges(x, scored.threshold)
     names = {"normal": "normal rows", "anomalous": "anomalies"}
-    parts: list[Markup] = []
-    for kind, (top, bottom) in fields.items():
-        counts, _ = np.histogram(kinds[kind], bins=edges)
-        y = count_axis(names[kind], int(counts.max()))
-        plot = Plot(x, y, _LEFT, top, _RIGHT, bottom)
-        parts += plot.frame(x_labels=kind == "anomalous")
-        texts = [
-            f"{low:.4g} to {high:.4g}: {wording.grouped(n)} {names[kind]}"
-            for low, high, n in zip(edges[:-1], edges[1:], counts.tolist(), strict=True)
-        ]
-        parts += plot.bars(edges, counts.tolist(), f"bar {kind}", texts)
-        if math.isfinite(scored.threshold):
-            parts.append(plot.rule(scored.threshold, "threshold"))
-            if kind == "normal":
-                parts.append(plot.note(scored.threshold, f"flagged from {scored.threshold:.4g}"))
     text = "Rows by score, normal rows above and anomalies below, each on a scale of its own."
     if x.scale != "linear":
         text += " The score axis is logarithmic."
-    image = drawing(
-        _WIDTH, height, parts, key="scores", title="Histogram of scores", description=text
-    )
+    fields = [
+        Field(kind, names[kind], np.histogram(values, bins=edges)[0].tolist())
+        for kind, values in kinds.items()
+    ]
+    image = histogram(fields, x, edges, scored.threshold, text)
     rows = tuple(
-        (_quantile_name(q), *(f"{np.quantile(v, q):.4g}" for v in kinds.values()))
-        for q in _QUANTILES
+        (quantile_name(q), *(f"{np.quantile(v, q):.4g}" for v in kinds.values())) for q in QUANTILES
     )
     legend = tuple(names.items())
     if math.isfinite(scored.threshold):
@@ -112,27 +64,6 @@ def score_histogram(scored: LabelledScores) -> Chart:
         *("scores", "Scores", text, image, legend),
         Grid(("scores", "normal rows", "anomalies"), rows),
     )
-
-
-def _edges(x: Axis, threshold: float) -> Numbers:
-    """Return bins of one width on the axis; the threshold, where there is one, parts two bins."""
-    low, high = x.stretched([x.low, x.high]).tolist()
-    if not math.isfinite(threshold):
-        return _sorted_edges(x, np.linspace(low, high, _BINS + 1))
-    at, width = float(x.stretched(threshold)), (high - low) / _BINS
-    below, above = math.ceil((at - low) / width), math.ceil((high - at) / width)
-    return _sorted_edges(x, at + width * np.arange(-below, above + 1))
-
-
-def _sorted_edges(x: Axis, stretched: Numbers) -> Numbers:
-    edges = x.unstretched(stretched)
-    # Rounding must not leave the outermost rows out.
-    edges[0], edges[-1] = min(edges[0], x.low), max(edges[-1], x.high)
-    return edges
-
-
-def _quantile_name(q: float) -> str:
-    return {0.0: "lowest", 0.5: "median", 1.0: "highest"}.get(q, f"{q:.0%} lie below")
 
 
 def ranking_curves(
@@ -189,8 +120,7 @@ def _curve_chart(
     steps: bool = False,
 ) -> Chart:
     key, title = name
-    height = 360
-    plot = Plot(axes[1], axes[0], _LEFT, _TOP, _RIGHT, height - _FOOT)
+    plot = Plot(axes[1], axes[0], LEFT, TOP, RIGHT, HEIGHT - FOOT)
     parts = [*plot.frame(), plot.area(band.x, band.low, band.high, "band")]
     parts.append(plot.line(chance.x, chance.y, "chance"))
     for detector, curve in curves.items():  # ours first: dashes show on top of its line
@@ -204,7 +134,7 @@ def _curve_chart(
         parts.append(plot.marker(*decision, "dot", label))
     else:
         legend = tuple(entry for entry in legend if entry[0] != "dot")
-    image = drawing(_WIDTH, height, parts, key=key, title=title, description=text)
+    image = drawing(WIDTH, HEIGHT, parts, key=key, title=title, description=text)
     return Chart(key, title, text, image, legend, numbers)
 
 
@@ -234,8 +164,7 @@ def calibration_plot(points: tuple[CalibrationPoint, ...], decision_rate: float)
     if any(point.realised.value <= floor for point in points):
         rest = tuple(tick for tick in y.ticks if tick[0] > 1.5 * floor)
         y = Axis(y.label, y.low, y.high, ((floor, "none"), *rest), "log")
-    height = 360
-    plot = Plot(x, y, _LEFT, _TOP, _RIGHT, height - _FOOT)
+    plot = Plot(x, y, LEFT, TOP, RIGHT, HEIGHT - FOOT)
     parts = plot.frame()
     banded = [(p.rate, p.band) for p in points if p.band is not None]
     if len(banded) > 1:
@@ -259,7 +188,7 @@ def calibration_plot(points: tuple[CalibrationPoint, ...], decision_rate: float)
         "asked for."
     )
     image = drawing(
-        _WIDTH, height, parts, key="calibration", title="Realised false alarms", description=text
+        WIDTH, HEIGHT, parts, key="calibration", title="Realised false alarms", description=text
     )
     legend = [("dot ours", "realised, with its 95 % interval"), ("line chance", "as asked for")]
     if any(p.band is not None and not p.band[0] <= p.realised.value <= p.band[1] for p in points):

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from anomgan import __version__
 from anomgan.bundle import Bundle
-from anomgan.report.charts import Grid
+from anomgan.report.chart import Grid
 from anomgan.report.wording import grouped
 from anomgan.serving.scorer import SCORER_FILE, Scorer
 from anomgan.tables.columns import Column, ColumnKind

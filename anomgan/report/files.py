@@ -1,25 +1,20 @@
-"""The report of an evaluation as a file, which appears whole or not at all."""
+"""A report as a file, which appears whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from datetime import datetime
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from anomgan.errors import UsageError
-from anomgan.evaluation.labelled import Evaluation, LabelledScores
-from anomgan.report.facts import ModelFacts, Provenance
-from anomgan.report.page import Report, render
-from anomgan.report.rows import NotableRows
 from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
-from anomgan.serving.scorer import Scorer
 
-__all__ = ["EvaluationReport"]
+__all__ = ["ReportFile"]
 
 
-class EvaluationReport:
-    """A report to write: `rows` watches the scoring, `write` adds the result.
+class ReportFile:
+    """A place for a report, and what is written there.
 
     A context manager: a place that cannot be written is said on entry, before any row is scored;
     on an error, what was there stays.
@@ -28,37 +23,20 @@ class EvaluationReport:
     ----------
     output : str
         The file; one that is there is replaced.
-    table : str
-        The labelled table.
-    model : path-like
-        What `scorer` was opened from.
-    scorer : Scorer
-    label : str
-        Label column.
-
-    Attributes
-    ----------
-    rows : NotableRows
+    others : mapping of str to str
+        Files that it must not be, by what they are called, such as ``the table``.
+    model : str
+        Model directory or scorer.
 
     Raises
     ------
     UsageError
-        `output` is standard output, the table, or inside the model directory.
+        `output` is standard output, one of `others`, or inside the model directory.
     """
 
-    def __init__(
-        self,
-        output: str,
-        *,
-        table: str,
-        model: str | os.PathLike[str],
-        scorer: Scorer,
-        label: str,
-    ) -> None:
-        _require_own_place(output, table, os.fspath(model))
-        self.rows = NotableRows(scorer.schema, label=label)
+    def __init__(self, output: str, others: Mapping[str, str], *, model: str) -> None:
+        _require_own_place(output, others, model)
         self._file = AtomicFile(output, option="--report")
-        self._table, self._model, self._scorer = table, model, scorer
 
     def __enter__(self) -> Self:
         self._file.__enter__()
@@ -72,44 +50,25 @@ class EvaluationReport:
     ) -> None:
         self._file.__exit__(kind, error, traceback)
 
-    def write(
-        self, scored: LabelledScores, result: Evaluation, *, made_at: datetime, seed: int
-    ) -> None:
+    def write_page(self, content: str) -> None:
         """Write the page.
-
-        Parameters
-        ----------
-        scored : LabelledScores
-            Of the same walk that `rows` watched.
-        result : Evaluation
-            Of `scored`.
-        made_at : datetime
-            With a time zone.
-        seed : int
-            Of the bootstrap and the baselines.
 
         Raises
         ------
         OutputError
             The disk is full, for one.
         """
-        report = Report(
-            model=ModelFacts.of(self._model, self._scorer),
-            provenance=Provenance.of(self._table, self._scorer, made_at=made_at, seed=seed),
-            rows=self.rows,
-            scored=scored,
-            evaluation=result,
-        )
-        self._file.write(render(report).encode())
+        self._file.write(content.encode())
 
 
-def _require_own_place(output: str, table: str, model: str) -> None:
+def _require_own_place(output: str, others: Mapping[str, str], model: str) -> None:
     if output == STANDARD_OUTPUT:
         raise UsageError(
-            "--report - is standard output, where the figures go; name a file, such as report.html"
+            "--report - is standard output, where figures or scores go; name a file, such as "
+            "report.html"
         )
-    for place, what in ((table, "the table"), (model, "the model")):
-        if os.path.exists(output) and os.path.exists(place) and os.path.samefile(output, place):
+    for what, place in (*others.items(), ("the model", model)):
+        if _same(output, place):
             raise UsageError(f"{output} is {what} itself; name another file with --report")
     folder = os.path.realpath(os.path.dirname(output) or ".")
     if os.path.isdir(model) and folder == os.path.realpath(model):
@@ -117,3 +76,12 @@ def _require_own_place(output: str, table: str, model: str) -> None:
             f"{output} lies in the model directory, which holds the model's own files alone; name "
             "another place with --report"
         )
+
+
+def _same(output: str, place: str) -> bool:
+    """Tell whether two names are of one file, be it there or not."""
+    if place == STANDARD_OUTPUT:
+        return False
+    if os.path.exists(output) and os.path.exists(place):
+        return os.path.samefile(output, place)
+    return os.path.realpath(output) == os.path.realpath(place)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from anomgan.evaluation.bootstrap import Estimate
+if TYPE_CHECKING:
+    from anomgan.evaluation.bootstrap import Estimate
 
 __all__ = [
     "band",
     "counted",
     "grouped",
-    "is_extrapolated",
     "measure_name",
     "moment",
     "percent",
@@ -92,8 +92,3 @@ def percent(share: float) -> str:
 def percent_span(estimate: Estimate) -> str:
     """Return ``0.7 % to 4.4 %``, the interval of a share."""
     return f"{percent(estimate.low)} to {percent(estimate.high)}"
-
-
-def is_extrapolated(p_value: float, resolution: float) -> bool:
-    """Tell whether a p-value lies beyond what the calibration rows can resolve."""
-    return p_value < resolution * (1.0 - 1e-6)

@@ -21,7 +21,7 @@ from anomgan.false_discovery import (
     counted_part,
     require_discovery_rate,
 )
-from anomgan.groups import resolutions_of
+from anomgan.serving.cautions import PValueEnds
 from anomgan.serving.drift import DriftMonitor, DriftReport
 from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
 from anomgan.serving.reasons import describe_rows
@@ -76,6 +76,8 @@ class ScoreSummary:
     calibration_rows_needed : int or None
         Calibration rows, at least, with which the rows at the smallest p-value could have been
         flagged; only where none was because those of the model cannot give a smaller one.
+    cautions : tuple of str
+        Sentences on where `discoveries` rest on too few calibration rows.
     drift : DriftReport or None
         How the rows as a whole differ from those of training; None where that was not asked for,
         or the model holds no profile.
@@ -93,6 +95,7 @@ class ScoreSummary:
     faults: tuple[str, ...]
     discoveries: Discoveries | None = None
     calibration_rows_needed: int | None = None
+    cautions: tuple[str, ...] = ()
     drift: DriftReport | None = None
 
 
@@ -111,6 +114,7 @@ def score_table(
     top_features: int = 0,
     drift: bool = True,
     progress: Callable[[int], None] | None = None,
+    observe: Callable[[ScoredBatch, NDArray[np.float32]], None] | None = None,
 ) -> ScoreSummary:
     """Score a table into a file.
 
@@ -144,6 +148,10 @@ def score_table(
         Compare the rows as a whole with those of training, where the model holds their profile.
     progress : callable, optional
         Called with the rows done after each batch.
+    observe : callable, optional
+        Called with each batch as scored, in order, and the p-values [n] that its flags rest on:
+        for what a report keeps of single rows. With `false_discovery_rate` the flags of the batch
+        are not the final ones.
 
     Raises
     ------
@@ -170,7 +178,10 @@ def score_table(
         )
         for item in scored:
             texts = _reasons(scorer, item, top_features) if wanted else None
-            yield _table(scorer, item, texts, keep_columns=keep_columns), tally.add(item)
+            ruling = tally.add(item)
+            yield _table(scorer, item, texts, keep_columns=keep_columns), ruling
+            if observe is not None:
+                observe(item, ruling)
             if progress is not None:
                 progress(tally.n_rows)
 
@@ -266,9 +277,8 @@ class _Tally:
     def __init__(self, scorer: Scorer, monitor: DriftMonitor | None, extrapolate: bool) -> None:
         self._scorer = scorer
         self._extrapolate = extrapolate
-        self._lowest = np.inf  # of the p-values that flags may rest on
-        self._at_the_end = False  # whether more calibration rows would have given a lower one
         self._monitor = monitor
+        self._ends = PValueEnds(scorer)
         self._began = time.perf_counter()
         self._rate = scorer.false_alarm_rate
         self._extra: tuple[str, ...] = ()
@@ -292,18 +302,10 @@ class _Tally:
         self._keep_top(item)
         if self._monitor is not None:
             self._monitor.update(item.rows, verdicts)
-        return self._ruling(item)
-
-    def _ruling(self, item: ScoredBatch) -> NDArray[np.float32]:
-        counted = resolutions_of(self._scorer.calibration, self._scorer.schema, item.rows)
-        ruling = item.verdicts.p_value
+        ruling = verdicts.p_value
         if not self._extrapolate:
-            ruling = counted_part(ruling, counted)
-        lowest = float(np.nanmin(ruling, initial=np.inf))
-        if lowest <= self._lowest:
-            ends = bool(np.isclose(lowest, counted[ruling == lowest], rtol=1e-6, atol=0.0).any())
-            self._at_the_end = ends or (lowest == self._lowest and self._at_the_end)
-            self._lowest = lowest
+            ruling = counted_part(ruling, self._scorer.resolutions(item.rows))
+        self._ends.add(item.rows, ruling)
         return ruling
 
     def _keep_top(self, item: ScoredBatch) -> None:
@@ -333,11 +335,11 @@ class _Tally:
         return item.batch.frame[name] if name in item.batch.frame.columns else None
 
     def summary(self, output: str, discoveries: Discoveries | None = None) -> ScoreSummary:
-        n_anomalies, needed = self._n_anomalies, None
+        n_anomalies, needed, cautions = self._n_anomalies, None, tuple[str, ...]()
         if discoveries is not None:
             n_anomalies = discoveries.n_flagged
-            if not n_anomalies and discoveries.n_lowest and self._at_the_end:
-                needed = discoveries.rows_needed()
+            needed = self._ends.rows_needed(discoveries)
+            cautions = self._ends.cautions(discoveries)
         return ScoreSummary(
             n_rows=self.n_rows,
             n_anomalies=n_anomalies,
@@ -351,6 +353,7 @@ class _Tally:
             faults=tuple(self._faults),
             discoveries=discoveries,
             calibration_rows_needed=needed,
+            cautions=cautions,
             drift=None if self._monitor is None else self._monitor.report(),
         )
 

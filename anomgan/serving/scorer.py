@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from anomgan.bundle import DEFAULT_MODEL, Bundle
 from anomgan.errors import ModelCorruptError, ModelError, UsageError
-from anomgan.groups import calibration_of, require_stated_rate
+from anomgan.groups import calibration_of, group_of, require_stated_rate, stated_groups
 from anomgan.serving.interface import (
     OUTPUTS,
     read_metadata,
@@ -237,6 +237,21 @@ class Scorer:
     def calibration_of(self, rows: Rows, i: int) -> Mapping[str, Any]:
         """Return `calibration` as it holds for the row at position i: that of its group, if any."""
         return calibration_of(self.calibration, self.schema, rows, i)
+
+    def group_of(self, rows: Rows, i: int) -> str | None:
+        """Return the group that the row at position i is judged in; None: by all rows."""
+        return group_of(self.calibration, self.schema, rows, i)
+
+    def resolutions(self, rows: Rows) -> NDArray[np.float64]:
+        """Smallest p-values that the rows' own calibrations count, [n]; 0 where not known."""
+        pooled, n = float(self.calibration.get("resolution", 0.0)), len(rows.numeric)
+        by, names = self.calibration.get("by"), self.schema.categorical_names
+        groups = stated_groups(self.calibration)
+        if not groups or by not in names:
+            return np.full(n, pooled)
+        own = {name: float(group["resolution"]) for name, group in groups.items()}
+        cells = rows.categorical[:, names.index(by)]
+        return np.fromiter((own.get(cell, pooled) for cell in cells), np.float64, n)
 
     def verify_probe(self, probe: Mapping[str, NDArray[Any]]) -> None:
         """Score the stored probe rows and compare with the stored outputs.

@@ -282,7 +282,7 @@ def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
         f"{found} in {count(summary.n_rows, 'row')} at {_rule(summary)}.",
         "bold" if summary.n_anomalies else None,
     )
-    for caution in _cautions(summary, scorer):
+    for caution in summary.cautions:
         say(caution, "yellow")
     if summary.drift is not None:
         _say_drift(summary.drift)
@@ -322,32 +322,6 @@ def _rule(summary: ScoreSummary) -> str:
     return f"a false-discovery rate of {found.rate:g}" + (f" ({'; '.join(facts)})" if facts else "")
 
 
-def _cautions(summary: ScoreSummary, scorer: Scorer) -> Iterator[str]:
-    """Say where false-discovery control rests on too few calibration rows."""
-    from anomgan.groups import stated_groups
-
-    found, n = summary.discoveries, scorer.calibration.get("n")
-    if found is None or n is None:
-        return
-    if summary.calibration_rows_needed is not None:
-        calibrations = [scorer.calibration, *stated_groups(scorer.calibration).values()]
-        grouped = len(calibrations) > 1
-        tail = any(c.get("tail") is not None for c in calibrations)
-        who = "the calibration rows of its group" if grouped else count(n, "calibration row")
-        yield (
-            f"{count(found.n_lowest, 'row')} reached {found.lowest:.2g}, the smallest p-value that "
-            f"{who} can give: to be flagged at this rate among {count(found.n, 'row')} it would "
-            f"take at least {count(summary.calibration_rows_needed, 'calibration row')}"
-            f"{' in the group' if grouped else ''}; fit on more normal rows, or use "
-            f"{'--fdr-extrapolate or ' if tail else ''}--false-alarm-rate."
-        )
-    elif found.n_flagged and _extrapolated(found.cutoff, scorer.calibration.get("resolution", 0.0)):
-        yield (
-            f"Every flagged row lies beyond all {count(n, 'calibration row')}: the p-values are "
-            "extrapolated, and with them the false-discovery rate."
-        )
-
-
 def _say_drift(report: DriftReport) -> None:
     """Say in which columns the rows as a whole differ from those of training."""
     if not report.departures:
@@ -377,11 +351,9 @@ def _name(row: int, identifier: str | None) -> str:
 
 def _p_value(p_value: float, resolution: float) -> str:
     """Mark what lies beyond the resolution of the calibration rows as an extrapolation."""
-    return f"{p_value:.2g}{' (extrapolated)' if _extrapolated(p_value, resolution) else ''}"
+    from anomgan.calibration import is_extrapolated
 
-
-def _extrapolated(p_value: float, resolution: float) -> bool:
-    return p_value < resolution * (1 - 1e-6)
+    return f"{p_value:.2g}{' (extrapolated)' if is_extrapolated(p_value, resolution) else ''}"
 
 
 def say_interface(scorer: Scorer, path: str) -> None:

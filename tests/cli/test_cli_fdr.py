@@ -4,7 +4,6 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -14,8 +13,10 @@ from typer.testing import CliRunner
 
 from anomgan.calibration import benjamini_hochberg
 from anomgan.false_discovery import Discoveries, storey_share
+from anomgan.serving import Scorer
+from anomgan.serving.cautions import PValueEnds
+from anomgan.tables.readers import Batch
 from anomgan_cli.main import app
-from anomgan_cli.render import _cautions
 
 MB = 1_000_000
 READ = {
@@ -164,12 +165,15 @@ def test_too_few_calibration_rows_are_said_where_they_are_why(here):
     ) in result.stderr
 
 
-def test_flags_beyond_all_calibration_rows_are_called_extrapolated():
-    scorer = SimpleNamespace(calibration={"n": 400, "resolution": 1 / 401})
-    for cutoff, expected in ((1e-5, 1), (1 / 401, 0)):
-        found = Discoveries(0.1, "bh", 300, 1.0, cutoff, 3, 1e-6, 1)
-        summary = SimpleNamespace(discoveries=found, calibration_rows_needed=None)
-        cautions = list(_cautions(summary, scorer))
+def test_flags_beyond_all_calibration_rows_are_called_extrapolated(here):
+    toy_bundle("model")
+    scorer = Scorer.open("model", providers="cpu")
+    rows = scorer.schema.rows(Batch(toy_table(3), 1, "new.csv"))
+    for cutoff, expected in ((1e-5, 1), (np.float32(1 / 401), 0)):
+        found = Discoveries(0.1, "bh", 3, 1.0, float(cutoff), 2, 1e-6, 1)
+        ends = PValueEnds(scorer)
+        ends.add(rows, np.array([1e-6, cutoff, 0.5], dtype=np.float32))
+        cautions = ends.cautions(found)
         assert len(cautions) == expected
         assert all("400 calibration rows: the p-values are extrapolated" in c for c in cautions)
 

@@ -1,18 +1,27 @@
 """``anomgan fit --calibrate-by`` and every command on such a model."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import polars as pl
 import pytest
+from report_page import Page
+from toy_model import toy_bundle, toy_table
 from typer.testing import CliRunner
 
 from anomgan.bundle import Bundle
+from anomgan.evaluation.labelled import evaluate_scores, score_labelled
 from anomgan.false_discovery import benjamini_hochberg
+from anomgan.report.evaluated import EvaluationReport
 from anomgan.serving import Scorer
+from anomgan.serving.files import score_table
+from anomgan.tables import LabelReader
+from anomgan.tables.readers import open_table
 from anomgan_cli.main import app
+from anomgan_cli.render import say_score
 from anomgan_datasets import machine_log
 
 GROUPS = ["M-01", "M-02", "M-07"]
@@ -197,8 +206,100 @@ def test_too_few_rows_in_a_group_are_said_with_the_way_out(here):
     pl.read_csv("new.csv").sort("is_fault").head(200).write_csv("calm.csv")
     result = run("score", "calm.csv", "--fdr", "0.001")
     assert result.exit_code == 0
-    assert "the smallest p-value that the calibration rows of its group can give" in result.stderr
-    assert (
-        "calibration rows in the group; fit on more normal rows, or use --fdr-ex" in result.stderr
-    )
+    assert "calibration rows of the group 'M-0" in result.stderr
+    assert "fit on more normal rows, or use --fdr-extrapolate or --false-alarm" in result.stderr
     assert run("score", "new.csv", "--fdr", "0.1", "--fdr-extrapolate").exit_code == 0
+
+
+# What rows of a group are told
+
+
+def grouped_scorer(path):
+    """A toy scorer that says that rows of the mode `run` are judged by 100 rows of their own."""
+    toy_bundle(path)
+    scorer = Scorer.open(path, providers="cpu")
+    own = {"n": 100, "resolution": 1 / 101, "threshold": 1.0, "tail": {"shape": 0.1}}
+    scorer.calibration |= {"by": "mode", "groups": {"run": own}}
+    return scorer
+
+
+@pytest.mark.parametrize(("mode", "said"), [("run", True), ("idle", False)])
+def test_flags_beyond_the_rows_of_their_own_group_are_called_extrapolated(
+    tmp_path, capsys, mode, said
+):
+    scorer = grouped_scorer(tmp_path / "toy")
+    far = pl.int_range(300) < 12  # their p-values are 1/401: counted by all rows, not by `run`
+    calm = toy_table(1200).filter(pl.col("pressure").is_between(95, 105)).head(300)
+    new = calm.with_columns(
+        pressure=pl.when(far).then(500.0).otherwise("pressure"),
+        mode=pl.when(far).then(pl.lit(mode)).otherwise(pl.lit("idle")),
+    )
+    summary = score_table(
+        *(scorer, open_table(new), str(tmp_path / "out.csv")),
+        false_discovery_rate=0.1,
+        fdr_extrapolate=True,
+    )
+    assert summary.n_anomalies == 12
+    say_score(summary, scorer)
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("(extrapolated)") == (5 if said else 0)
+    caution = (
+        "Every flagged row lies beyond all calibration rows of its own group: the p-values are "
+        "extrapolated, and with them the false-discovery rate."
+    )
+    assert (caution in told) == said
+
+
+def test_rows_that_a_group_cannot_count_lower_are_told_by_their_group(tmp_path, capsys):
+    scorer = grouped_scorer(tmp_path / "toy")
+    scorer.calibration["groups"]["run"] |= {"n": 400, "resolution": 1 / 401, "tail": None}
+    scorer.calibration |= {"n": 5000, "resolution": 1 / 5001}
+    calm = toy_table(1200).filter(pl.col("pressure").is_between(95, 105)).head(300)
+    far = pl.int_range(1200) < 1
+    new = pl.concat([calm] * 4).with_columns(
+        pressure=pl.when(far).then(500.0).otherwise("pressure"), mode=pl.lit("run")
+    )
+    summary = score_table(
+        scorer, open_table(new), str(tmp_path / "out.csv"), false_discovery_rate=0.1
+    )
+    assert summary.calibration_rows_needed == 1200 / 0.1 - 1
+    say_score(summary, scorer)
+    assert (
+        "1 row reached 0.0025, the smallest p-value that 400 calibration rows of the group 'run' "
+        "of 'mode' can give: to be flagged at this rate among 1 200 rows it would take at least "
+        "11 999 calibration rows; fit on more normal rows, or use --false-alarm-rate."
+    ) in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_report_marks_what_the_rows_own_group_cannot_count(tmp_path):
+    scorer = grouped_scorer(tmp_path / "toy")
+    far = pl.int_range(60) < 12
+    new = toy_table(60, seed=1).with_columns(
+        pressure=pl.when(far).then(500.0 + pl.int_range(60)).otherwise("pressure"),
+        mode=pl.when(far).then(pl.Series(["run", "idle"] * 30)).otherwise(pl.lit("idle")),
+        y=far.cast(pl.Int8),
+    )
+    new.write_csv(tmp_path / "new.csv")
+    report = EvaluationReport(
+        str(tmp_path / "page.html"),
+        table=str(tmp_path / "new.csv"),
+        model=tmp_path / "toy",
+        scorer=scorer,
+        label="y",
+    )
+    with report, open_table(tmp_path / "new.csv") as reader:
+        scored = score_labelled(
+            *(scorer, reader, LabelReader("y", (), "new.csv")),
+            label="y",
+            known=None,
+            observe=report.add,
+        )
+        made_at = datetime(2026, 3, 1, tzinfo=UTC)
+        report.write(scored, evaluate_scores(scored), made_at=made_at, seed=0)
+    page = Page((tmp_path / "page.html").read_text("utf-8"))
+    shown = page.tables["The highest scores"][1:13]
+    assert ["†" in row[3] for row in shown] == [int(row[0]) % 2 == 1 for row in shown]
+    assert (
+        "† Extrapolated: beyond what the calibration rows of the row's own group of 'mode' resolve."
+        in page.text
+    )

@@ -107,7 +107,7 @@ def page(
     from anomgan.calibration import Calibrator
     from anomgan.evaluation.known import KnownRows
     from anomgan.evaluation.labelled import evaluate_scores, score_labelled
-    from anomgan.report.files import EvaluationReport
+    from anomgan.report.evaluated import EvaluationReport
     from anomgan.serving import Scorer
     from anomgan.tables import LabelReader
     from anomgan.tables.readers import open_table
@@ -127,7 +127,7 @@ def page(
             label="state",
             known=KnownRows.of(bundle),
             calibrator=Calibrator.from_arrays(bundle.arrays("calibration.npz")),
-            observe=report.rows.add,
+            observe=report.add,
         )
         made_at = datetime(2026, 3, 1, tzinfo=UTC)
         report.write(scored, evaluate_scores(scored), made_at=made_at, seed=0)

@@ -23,7 +23,6 @@ from anomgan.groups import (
     calibrator_from_arrays,
     group_options,
     require_stated_rate,
-    resolutions_of,
     row_p_values,
 )
 from anomgan.persistence import load_fitted, save_fitted
@@ -336,11 +335,6 @@ def test_what_a_model_states_of_its_groups():
     rows = schema.rows(Batch(frame, 1, "t"))
     found = [calibration_of(summary, schema, rows, i)["n"] for i in range(3)]
     assert found == [3, 4, 8]
-    counted = resolutions_of(summary, schema, rows)
-    np.testing.assert_array_equal(counted, np.float32([1 / 4, 1 / 5, 1 / 9]))
-    plain_summary = plain([1.0, 2.0, 3.0]).summary()
-    np.testing.assert_array_equal(resolutions_of(plain_summary, schema, rows), np.float32(1 / 4))
-    assert not resolutions_of({}, schema, rows).any()
     assert calibration_of(plain([1.0, 2.0, 3.0]).summary(), schema, rows, 0)["n"] == 3
 
 

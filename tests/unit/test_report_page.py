@@ -11,8 +11,9 @@ from report_page import Page, made_scores
 from toy_model import toy_bundle, toy_table
 
 from anomgan.evaluation.labelled import OURS, evaluate_scores, score_labelled
+from anomgan.report.drift import DriftSection
+from anomgan.report.evaluated import Report, render
 from anomgan.report.facts import ModelFacts, Provenance, schema_grid
-from anomgan.report.page import Report, render
 from anomgan.report.rows import NotableRows
 from anomgan.report.wording import measure_name
 from anomgan.serving import Scorer
@@ -35,17 +36,13 @@ def table(n=60, n_anomalies=15, *, seed=1):
 def report_of(frame, model, *, label="y", rate=None, batch_rows=None):
     """A report as `anomgan evaluate` makes it, without baselines."""
     scorer = Scorer.open(model, providers="cpu")
-    rows = NotableRows(scorer.schema, label=label)
+    rows = NotableRows(scorer, label=label)
     parts = [frame] if batch_rows is None else list(frame.iter_slices(batch_rows))
     seen = []
     for i, part in enumerate(parts):
         with open_table(part) as reader:
             batches = [replace(b, first_row=1 + i * (batch_rows or 0)) for b in reader]
             seen += list(scorer.stream_batches(batches, false_alarm_rate=rate))
-    if label not in frame.columns:
-        for item in seen:
-            rows.add(item)
-        return Report(ModelFacts.of(model, scorer), provenance(scorer), rows)
     with open_table(frame) as reader:
         scored = score_labelled(
             *(scorer, reader, LabelReader(label, (), "labelled.csv")),
@@ -59,7 +56,8 @@ def report_of(frame, model, *, label="y", rate=None, batch_rows=None):
             marks = item.batch.frame[label].to_numpy() == 1
             rows.add(item, marks)
     model_facts = ModelFacts.of(model, scorer)
-    return Report(model_facts, provenance(scorer), rows, scored, evaluate_scores(scored))
+    drift = DriftSection.of(None, scorer.schema)
+    return Report(model_facts, provenance(scorer), rows, scored, evaluate_scores(scored), drift)
 
 
 def provenance(scorer):
@@ -285,16 +283,6 @@ def test_constant_scores(report, value):
     scored = made_scores(scores=np.full(300, value), threshold=float("nan"))
     page = sound(with_scores(report, scored))
     assert page.tables["Scores in numbers"][1][1:] == [f"{value:.4g}"] * 2
-
-
-def test_what_is_left_out_has_no_section(model):
-    page = sound(report_of(table().drop("y"), model))
-    assert "figures" not in page.ids
-    assert "charts" not in page.ids
-    assert "label" not in page.tables["The highest scores"][0]
-    assert "Normal rows with the highest scores" not in page.tables
-    bare = report_of(table().drop("y"), model)
-    assert "rows" not in sound(replace(bare, rows=None)).ids
 
 
 def test_a_bare_scorer_says_what_it_does_not_know(model):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from anomgan.evaluation.known import KnownRows
     from anomgan.evaluation.labelled import Evaluation
     from anomgan.groups import AnyCalibrator
-    from anomgan.report.files import EvaluationReport
+    from anomgan.report.evaluated import EvaluationReport
     from anomgan.serving import Scorer
 
 __all__ = ["evaluate"]
@@ -106,7 +106,7 @@ def evaluate(
                 on_bad_row=bad,
                 seed=seed,
                 progress=progress,
-                observe=None if page is None else page.rows.add,
+                observe=None if page is None else page.add,
             )
         result = evaluate_scores(scored, seed=seed)
         if page is not None:
@@ -120,7 +120,7 @@ def evaluate(
 
 
 def _page(output: str, table: str, model: str, scorer: Scorer, label: str) -> EvaluationReport:
-    from anomgan.report.files import EvaluationReport
+    from anomgan.report.evaluated import EvaluationReport
 
     return EvaluationReport(output, table=table, model=model, scorer=scorer, label=label)
 

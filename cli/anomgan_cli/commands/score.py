@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +23,10 @@ from anomgan_cli.options import (
     ProviderOption,
     Quiet,
 )
+
+if TYPE_CHECKING:
+    from anomgan.report.scored import ScoreReport
+    from anomgan.serving import Scorer
 
 __all__ = ["default_output", "score"]
 
@@ -93,6 +99,14 @@ NoDrift = Annotated[
     bool,
     typer.Option("--no-drift", help="Do not compare the rows as a whole with the training rows."),
 ]
+ReportFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write an HTML page as well: charts, the rows that matter, drift, the model; one "
+        "file.",
+    ),
+]
 FailOnAnomaly = Annotated[
     bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any row is flagged.")
 ]
@@ -115,6 +129,7 @@ def score(
     fdr_extrapolate: Extrapolate = False,
     on_bad_row: BadRow = OnBadRow.ERROR,
     no_drift: NoDrift = False,
+    report: ReportFile = None,
     fail_on_anomaly: FailOnAnomaly = False,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
@@ -128,32 +143,65 @@ def score(
     from anomgan.serving.files import score_table
     from anomgan.serving.writers import format_of
     from anomgan.tables.readers import open_table
-    from anomgan_cli.render import say_score, scoring_progress
+    from anomgan_cli.render import say, say_score, scoring_progress
 
     target = output or default_output(table, format_)
     scorer = Scorer.open(model, providers=provider.value, threads=threads)
     bad: Literal["error", "skip"] = "skip" if on_bad_row is OnBadRow.SKIP else "error"
-    with (
-        open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad) as reader,
-        scoring_progress(reader, quiet=quiet) as progress,
-    ):
-        summary = score_table(
-            *(scorer, reader, target),
-            fmt=format_of(target, format_),
-            false_alarm_rate=false_alarm_rate,
-            false_discovery_rate=fdr,
-            fdr_method=None if fdr_method is None else fdr_method.value,
-            fdr_extrapolate=fdr_extrapolate,
-            on_bad_row=bad,
-            keep_columns=keep_columns,
-            top_features=top_features,
-            drift=not no_drift,
-            progress=progress,
+    method: Literal["bh", "storey"] | None = None if fdr_method is None else fdr_method.value
+    with ExitStack() as opened:
+        reader = opened.enter_context(
+            open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad)
         )
+        page = None
+        if report is not None:  # before scoring: a place that cannot be written is said at once
+            page = _page(report, reader.source, target, model, scorer, fdr, method)
+            opened.enter_context(page)
+        with scoring_progress(reader, quiet=quiet) as progress:
+            summary = score_table(
+                *(scorer, reader, target),
+                fmt=format_of(target, format_),
+                false_alarm_rate=false_alarm_rate,
+                false_discovery_rate=fdr,
+                fdr_method=method,
+                fdr_extrapolate=fdr_extrapolate,
+                on_bad_row=bad,
+                keep_columns=keep_columns,
+                top_features=top_features,
+                drift=not no_drift,
+                progress=progress,
+                observe=None if page is None else page.add,
+            )
+        if page is not None:
+            page.write(summary, made_at=datetime.now(UTC), drift_switched_off=no_drift)
     if not quiet:
         say_score(summary, scorer)
+        if report is not None:
+            say(f"Report: {report}")
     if fail_on_anomaly and summary.n_anomalies:
         raise typer.Exit(ANOMALIES_FOUND)
+
+
+def _page(
+    report: str,
+    table: str,
+    scores: str,
+    model: str,
+    scorer: Scorer,
+    fdr: float | None,
+    method: Literal["bh", "storey"] | None,
+) -> ScoreReport:
+    from anomgan.report.scored import ScoreReport
+
+    return ScoreReport(
+        report,
+        table=table,
+        scores=scores,
+        model=model,
+        scorer=scorer,
+        false_discovery_rate=fdr,
+        fdr_method=method or "bh",
+    )
 
 
 def default_output(table: str, fmt: str | None) -> str:
