@@ -12,7 +12,8 @@ number beside the one found, and fails if so many would not happen once in a tho
 Sets with at least 10 000 rows are also judged at 0.001, below what their calibration rows
 resolve or little above it: there the realised rate over all splits should be within a factor of 2.
 
-Rates do not depend on how well the networks are trained: `--steps` makes fits shorter.
+Rates do not depend on how well the networks are trained: `--steps` makes fits shorter. With
+`--keep FOLDER` the p-values of all splits are kept, for `false_discoveries.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import betabinom, binom
 
 from anomgan import GANDetector
@@ -41,17 +43,33 @@ LEAST, MOST, MANY = 1_000, 10_000, 10_000
 FIELDS = ("set", "split", "rows", "calibration", "scored", "rate", "flagged")
 
 
-def measure(
-    name: str, split: int, *, steps: int | None, **parameters: Any
-) -> list[dict[str, object]]:
-    """Fit and score one split; one row a rate."""
+def halves(name: str, split: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Normal rows of a set, shuffled and halved: to fit, and to score."""
     data = load(name)
     normal = data.X[data.y == 0]
     order = np.random.default_rng(split).permutation(len(normal))[:MOST]
     half = len(order) // 2
+    return normal.iloc[order[:half]], normal.iloc[order[half:]]
+
+
+def measure(
+    name: str, split: int, *, steps: int | None, keep: Path | None = None, **parameters: Any
+) -> list[dict[str, object]]:
+    """Fit and score one split; one row a rate. `keep` is where its p-values are kept."""
+    rows, new = halves(name, split)
     parameters |= {} if steps is None else {"n_steps": steps}
-    detector = GANDetector(random_state=split, **parameters).fit(normal.iloc[order[:half]])
-    p_values = detector.p_values(normal.iloc[order[half:]])
+    detector = GANDetector(random_state=split, **parameters).fit(rows)
+    p_values = detector.p_values(new)
+    data = load(name)
+    if keep is not None:
+        found = data.X[data.y == 1]
+        some = np.random.default_rng(split).permutation(len(found))[:MOST]
+        np.savez(
+            keep / f"{name}-{split}.npz",
+            normal=p_values.astype(np.float32),
+            anomalous=detector.p_values(found.iloc[some]).astype(np.float32),
+            calibration=detector.model_.calibrator.n,
+        )
     return [
         {
             "set": name,
@@ -144,10 +162,13 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", default=[*names("adbench"), *names("tables")])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, default=Path("false-alarms.csv"))
+    parser.add_argument("--keep", type=Path, help="folder for the p-values of every split")
     arguments = parser.parse_args()
+    if arguments.keep is not None:
+        arguments.keep.mkdir(parents=True, exist_ok=True)
     large = [n for n in arguments.sets if int((load(n).y == 0).sum()) >= LEAST]
     tasks = [(n, s) for s in range(arguments.splits) for n in large]
-    work = partial(measure, steps=arguments.steps)
+    work = partial(measure, steps=arguments.steps, keep=arguments.keep)
     rows = gather(arguments.output, FIELDS, tasks, work, arguments.jobs)
     if not judge([row for row in rows if row["set"] in large]):
         sys.exit("false-alarm rates are not what the calibration promises")

@@ -143,16 +143,15 @@ def score(
     from anomgan.serving.files import score_table
     from anomgan.serving.writers import format_of
     from anomgan.tables.readers import open_table
-    from anomgan_cli.render import say, say_score, scoring_progress
+    from anomgan_cli.render import say_score, scoring_progress
 
     target = output or default_output(table, format_)
     scorer = Scorer.open(model, providers=provider.value, threads=threads)
     bad: Literal["error", "skip"] = "skip" if on_bad_row is OnBadRow.SKIP else "error"
     method: Literal["bh", "storey"] | None = None if fdr_method is None else fdr_method.value
     with ExitStack() as opened:
-        reader = opened.enter_context(
-            open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad)
-        )
+        source = open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad)
+        reader = opened.enter_context(source)
         page = None
         if report is not None:  # before scoring: a place that cannot be written is said at once
             page = _page(report, reader.source, target, model, scorer, fdr, method)
@@ -175,9 +174,7 @@ def score(
         if page is not None:
             page.write(summary, made_at=datetime.now(UTC), drift_switched_off=no_drift)
     if not quiet:
-        say_score(summary, scorer)
-        if report is not None:
-            say(f"Report: {report}")
+        say_score(summary, scorer, report)
     if fail_on_anomaly and summary.n_anomalies:
         raise typer.Exit(ANOMALIES_FOUND)
 
