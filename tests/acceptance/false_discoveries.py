@@ -6,8 +6,8 @@
 The first command fits every split of the normal rows of every development set and keeps the
 p-values of the other half, and of the set's real anomalies. Batches of 500 rows are drawn from
 both, in planted shares, and flagged as ``anomgan score --fdr 0.1`` flags them, and as it does with
-``--fdr-extrapolate``. Of each batch the share of flags that are false is counted, 0 where nothing is
-flagged; its mean over batches, splits and sets is the false-discovery rate.
+``--fdr-extrapolate``. Of each batch the share of flags that are false is counted, 0 where nothing
+is flagged; its mean over batches, splits and sets is the false-discovery rate.
 
 With Benjamini and Hochberg's procedure on counted p-values the rate is at most 0.1 times the share
 of normal rows. The command prints the rate and its standard error for every share, and fails if the
