@@ -30,7 +30,7 @@ _TRAINING_NAMES: Final[Mapping[str, str]] = {
     "source": "training table",
     "n_rows": "normal rows",
     "n_trained": "of which trained on",
-    "n_calibration": "of which held out for calibration",
+    "n_calibration": "of which calibrate",
     "steps": "training steps",
     "training_seconds": "seconds of training",
     "fit_seconds": "seconds in all",

@@ -110,9 +110,13 @@ def main() -> None:
         print(shown, flush=True)
     if not results:
         sys.exit("no set has a strong column")
+    flagged = [int(str(r["flagged"])) for r in results]
     for key in ("top1", "top3"):
         values = [float(str(r[key])) for r in results]
-        print(f"{key}: mean {np.mean(values):.3f} over {len(values)} sets, least {min(values):.3f}")
+        print(
+            f"{key}: mean {np.mean(values):.3f} over {len(values)} sets, least {min(values):.3f}; "
+            f"{np.average(values, weights=flagged):.3f} of all {sum(flagged)} flagged rows"
+        )
     if arguments.output:
         with arguments.output.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
