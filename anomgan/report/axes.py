@@ -15,7 +15,7 @@ __all__ = ["Axis", "count_axis", "linear_axis", "log_axis", "score_axis", "share
 Scale = Literal["linear", "log", "asinh"]
 Numbers = NDArray[np.float64]
 
-_HEAVY: Final = 20.0  # largest over median from which a linear axis would hide the bulk
+_HEAVY: Final = 8.0  # largest over median from which a linear axis would hide the bulk
 _SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

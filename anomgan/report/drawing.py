@@ -158,12 +158,13 @@ class Plot:
         at = float(self.across(x))
         return _line(at, self.top, at, self.bottom, class_)
 
-    def note(self, x: float, text: str) -> Markup:
-        """Return a text at the top of a vertical line, on the side that has room."""
+    def note(self, x: float, text: str, *, at_foot: bool = False) -> Markup:
+        """Return a text at the top, or foot, of a vertical line, on the side that has room."""
         at = float(self.across(x))
         leftwards = at > self.left + 0.65 * (self.right - self.left)
         shift, anchor = (-6, "end") if leftwards else (6, "start")
-        return _label(at + shift, self.top + 12, text, anchor, "note")
+        level = self.bottom - 8 if at_foot else self.top + 12
+        return _label(at + shift, level, text, anchor, "note")
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:

@@ -116,11 +116,8 @@ class DriftSection:
 
 
 def _departures(found: DriftReport) -> Grid | None:
-    rows = tuple(
-        (d.column or _SCORES, d.text, wording.percent(d.share), wording.percent(d.training_share))
-        for d in found.departures[:_MOST_ROWS]
-    )
-    return Grid(("column", "what differs", "share here", "in training"), rows) if rows else None
+    rows = tuple((d.column or _SCORES, d.text) for d in found.departures[:_MOST_ROWS])
+    return Grid(("column", "what differs"), rows) if rows else None
 
 
 def _evidence(found: DriftReport, schema: Schema) -> Grid:

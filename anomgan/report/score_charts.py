@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -36,7 +37,9 @@ RATES: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """P-values up to which rows are counted."""
 
 _POINTS: Final = 240  # of the curve
-_LEAST: Final = 1e-6  # p-value at which the plot ends however far the tail goes
+_BEYOND: Final = 0.01  # of what the calibration rows count: the plot ends there
+_LEAST_SHARE: Final = 1e-4  # end of the axis of shares
+_MOST_TICKS: Final = 5
 
 Numbers = NDArray[np.float64]
 
@@ -130,8 +133,9 @@ def p_value_plot(
     at = _grid(counts, n_calibration)
     shares = counts.below(at) / n
     seen = shares > 0.0
-    x = log_axis("p-value", float(at[0]), 1.0, percent=True)
-    y = _share_axis(float(shares[seen].min()) if seen.any() else 1.0, x)
+    x = _thinned(log_axis("p-value", float(at[0]), 1.0, percent=True))
+    y = _share_axis(float(shares[seen].min()) if seen.any() else 1.0)
+    seen &= shares >= y.low
     plot = Plot(x, y, LEFT, TOP, RIGHT, HEIGHT - FOOT)
     parts, legend = plot.frame(), [("line anomgan", "rows of the table")]
     legend.append(("line chance", "normal rows alone"))
@@ -140,11 +144,13 @@ def p_value_plot(
         rates, low, high = np.array(banded).T
         parts.append(plot.area(rates, low, high, "band expected"))
         legend.append(("band expected", "where those lie in 95 of 100 cases"))
-    parts.append(plot.line([x.low, 1.0], [x.low, 1.0], "chance"))
+    corner = max(x.low, y.low)
+    parts.append(plot.line([corner, 1.0], [corner, 1.0], "chance"))
     parts.append(plot.line(at[seen], shares[seen], "anomgan"))
     if x.low < decision < 1.0:
-        parts += [plot.rule(decision, "threshold"), plot.note(decision, "flagged to its left")]
-        legend.append(("threshold", f"p-value up to which rows are flagged {rule}"))
+        parts.append(plot.rule(decision, "threshold"))
+        parts.append(plot.note(decision, "flagged to its left", at_foot=True))
+        legend.append(("threshold", f"flagged up to it {rule}"))
     text = (
         "The share of rows with a p-value up to each value. Normal rows alone follow the diagonal. "
         "A line above it near 0, at the left, is an excess of unusual rows: anomalies, or a drift "
@@ -159,21 +165,28 @@ def p_value_plot(
 def _grid(counts: FloatCounts, n_calibration: int | None) -> Numbers:
     """P-values at which the curve is drawn, rising; each just above the end of a cell."""
     resolved = 1e-3 if n_calibration is None else 1.0 / (n_calibration + 1)
-    least = max(min(counts.lowest, resolved, 1e-2), _LEAST)
+    least = max(min(counts.lowest, resolved, 1e-2), _BEYOND * resolved)
     first = 10.0 ** math.floor(math.log10(least) + 1e-9)
     return snapped(np.geomspace(first, 1.0, _POINTS) * (1.0 + 2.0**-10))
 
 
-def _share_axis(least: float, x: Axis) -> Axis:
+def _thinned(axis: Axis) -> Axis:
+    """Name every second power of ten where a phone has no room for all of them."""
+    if len(axis.ticks) <= _MOST_TICKS:
+        return axis
+    return replace(axis, ticks=axis.ticks[::-1][::2][::-1])
+
+
+def _share_axis(least: float) -> Axis:
     low = 10.0 ** math.floor(math.log10(least) + 1e-9)
-    return log_axis("share of the rows", min(low, x.low), 1.0, percent=True)
+    return log_axis("share of the rows", min(max(low, _LEAST_SHARE), 1e-2), 1.0, percent=True)
 
 
 def _bands(at: ArrayLike, n_calibration: int | None, n: int) -> list[tuple[float, float, float]]:
     """Rates with the ends of the band, where the calibration rows count them."""
     if n_calibration is None:
         return []
-    rates = np.asarray(at, dtype=np.float64)[::8]
+    rates = np.asarray(at, dtype=np.float64)[::4]
     counted = rates[(rates * (n_calibration + 1) >= 1.0) & (rates < 1.0)]
     return [(float(r), *chance_band(n_calibration, n, float(r))) for r in counted]
 

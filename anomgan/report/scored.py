@@ -307,13 +307,13 @@ def _figures(report: Report) -> tuple[Figure, ...]:
         if n and calibration is not None and rate * (calibration + 1) >= 1.0:
             low, high = chance_band(calibration, n, rate)
             ends = f"{wording.percent(low)} to {wording.percent(high)}"
-            share = f"normal rows alone: {ends} at a rate of {wording.percent(rate)}"
+            share = f"by chance {ends}"
     unread = "every row could be read" if not summary.n_unreadable else "could not be read"
     return (
         Figure("Rows scored", wording.grouped(n), f"of {wording.grouped(summary.n_rows)}"),
         Figure("Rows flagged", wording.grouped(n_flagged), flagged),
         Figure("Share flagged", wording.percent(n_flagged / n if n else math.nan), share),
-        Figure("Rows without a score", wording.grouped(summary.n_unreadable), unread),
+        Figure("Without a score", wording.grouped(summary.n_unreadable), unread),
     )
 
 
