@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -294,8 +295,12 @@ def test_one_member_of_a_score_is_an_ensemble_of_one() -> None:
     assert [s.n_members for s in single] == [1, 1]
     mean = torch.stack([s.log_odds(x) for s in single]).mean(dim=0)
     torch.testing.assert_close(mean, score.log_odds(x))
-    totals = torch.stack([s.reconstruction(x).sum(dim=1) for s in single]).mean(dim=0)
-    torch.testing.assert_close(totals, score.reconstruction(x).sum(dim=1))
+    # The score is the mean of theirs where no bound cuts the log-odds off.
+    wide = [
+        replace(s, settings=replace(s.settings, discriminator_bound=1e3)) for s in [*single, score]
+    ]
+    *alone, together = (s.scores(x, torch.zeros(len(x), s.n_columns)) for s in wide)
+    torch.testing.assert_close(torch.stack(alone).mean(dim=0), together)
     assert not torch.equal(single[0].log_odds(x), single[1].log_odds(x))
     assert single[0].settings == score.settings
 
