@@ -3,6 +3,7 @@
 import os
 import re
 import xml.etree.ElementTree as ET
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from typer.testing import CliRunner
 
 from anomgan.bundle import Bundle
 from anomgan.calibration import Calibrator
+from anomgan.false_discovery import discover
+from anomgan.report.scored import ScoreReport
+from anomgan.serving import Scorer
+from anomgan.serving.files import ScoreSummary
 from anomgan_cli.main import app
 
 
@@ -143,19 +148,39 @@ def test_scores_go_to_standard_output_as_without_a_report(here):
     assert "sha256 of the table" not in page_of("piped.html").text
 
 
-def test_an_empty_table_and_rows_that_cannot_be_read(here):
-    lines = Path("new.csv").read_text().splitlines(keepends=True)
+def test_a_table_without_rows_is_refused_as_without_a_report(here):
     pl.read_csv("new.csv").clear().write_parquet("empty.parquet")
     for options in ((), ("--fdr", "0.1")):
         result = run("empty.parquet", "--report", "report.html", *options)
-        assert result.exit_code == 0, result.output
-        page = page_of()
-        assert "The table has no rows." in page.text
-        assert "No row was scored." in page.text
-        assert "charts" not in page.ids
-    Path("empty.csv").write_text(lines[0])  # a CSV file without rows is refused, report or not
-    assert run("empty.csv", "--report", "none.html").exit_code == 2
-    assert not Path("none.html").exists()
+        assert result.exit_code == 2
+        assert "no rows: nothing to read" in " ".join(result.stderr.split())
+        assert sorted(os.listdir()) == ["anomgan-model", "empty.parquet", "new.csv"]
+
+
+@pytest.mark.parametrize("rate", [None, 0.1])
+def test_no_row_at_all_makes_a_page(here, rate):
+    scorer = Scorer.open("anomgan-model", providers="cpu")
+    found = None if rate is None else discover(lambda: [], rate)
+    report = ScoreReport(
+        "report.html",
+        table="stream",
+        scores="-",
+        model="anomgan-model",
+        scorer=scorer,
+        false_discovery_rate=rate,
+    )
+    with report:
+        summary = ScoreSummary(0, 0, 0, 0.01, 0.0, "CPU", "-", (), (), (), discoveries=found)
+        report.write(summary, made_at=datetime(2026, 3, 1, tzinfo=UTC))
+    page = page_of()
+    assert "The table has no rows." in page.text
+    assert "No row was scored." in page.text
+    assert "No row is flagged." in page.text
+    assert "charts" not in page.ids
+
+
+def test_rows_that_cannot_be_read(here):
+    lines = Path("new.csv").read_text().splitlines(keepends=True)
     Path("bad.csv").write_text("".join([*lines[:3], "P,x,run,1,north\n", *lines[3:]]))
     result = run("bad.csv", "--on-bad-row", "skip", "--report", "report.html")
     assert result.exit_code == 0, result.output
