@@ -159,7 +159,18 @@ def test_explain_and_false_discoveries_and_export_run(here):
         own = groups[machines[why["row"] - 1]]
         assert why["threshold"] == own["threshold"]
         assert why["p_value_is_extrapolated"] == (why["p_value"] < own["resolution"] * (1 - 1e-6))
-    assert run("score", "new.csv", "--fdr", "0.1", "-o", "fdr.csv").exit_code == 0
+    scored = ("score", "new.csv", "--fdr", "0.1", "-o", "fdr.csv", "--report", "fdr.html")
+    assert run(*scored).exit_code == 0
+    page = Page(Path("fdr.html").read_text("utf-8"))
+    assert page.faults == []
+    assert "flagged from" not in page.text  # there is no single threshold
+    resolution = {name: own["resolution"] for name, own in groups.items()}
+    pooled = Bundle.open("anomgan-model").manifest.calibration["resolution"]
+    p_values = pl.read_csv("fdr.csv")["p_value"].to_list()
+    for number, *_, p_value, _, _ in page.tables["The highest scores"][1:]:
+        i = int(number) - 1
+        beyond = p_values[i] < resolution.get(machines[i], pooled) * (1 - 1e-6)
+        assert ("†" in p_value) == beyond
     assert run("export", "-o", "alone.onnx").exit_code == 0
     assert run("score", "new.csv", "-m", "alone.onnx", "-o", "alone.csv").exit_code == 0
     run("score", "new.csv", "-o", "again.csv")

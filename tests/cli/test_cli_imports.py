@@ -47,7 +47,9 @@ def test_score_imports_no_training_package(tmp_path, monkeypatch):
     toy_bundle("anomgan-model")
     toy_table(20, seed=2).write_csv("new.csv")
     packages = ("torch", "pandas", "sklearn", "onnx", "scipy", "pyarrow", "anomgan_datasets")
-    assert _imported(["score", "new.csv", "--top-features", "2"], packages) == "[]"
+    assert _imported(["score", "new.csv", "--top-features", "2"], (*packages, "jinja2")) == "[]"
+    for options in ((), ("--fdr", "0.1"), ("--no-drift",)):
+        assert _imported(["score", "new.csv", "--report", "r.html", *options], packages) == "[]"
     assert _imported(["inspect", "--json"], (*packages, "onnxruntime")) == "[]"
     assert _imported(["export"], packages) == "[]"
 

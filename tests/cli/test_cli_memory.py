@@ -55,10 +55,19 @@ def _peak_mb(folder, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to measure")
-@pytest.mark.parametrize("fmt", ["csv", "parquet"])
-def test_memory_does_not_grow_with_the_table(folder, fmt):
-    short = _peak_mb(folder, "score", "10.csv", "--threads", "2", "--format", fmt)
-    long = _peak_mb(folder, "score", "100.csv", "--threads", "2", "--format", fmt)
+@pytest.mark.parametrize(
+    ("fmt", "report"),
+    [
+        ("csv", ()),
+        ("parquet", ()),
+        ("csv", ("--report", "report.html")),
+        ("csv", ("--report", "report.html", "--fdr", "0.9")),
+    ],
+)
+def test_memory_does_not_grow_with_the_table(folder, fmt, report):
+    options = ("--threads", "2", "--format", fmt, *report)
+    short = _peak_mb(folder, "score", "10.csv", *options)
+    long = _peak_mb(folder, "score", "100.csv", *options)
     assert Path(folder / f"100.scores.{fmt}").exists()
     assert long < 400
     assert long - short < 60  # ten times the rows; a batch more or less in flight

@@ -152,9 +152,9 @@ def score(
     with ExitStack() as opened:
         source = open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad)
         reader = opened.enter_context(source)
-        page = None
-        if report is not None:  # before scoring: a place that cannot be written is said at once
-            page = _page(report, reader.source, target, model, scorer, fdr, method)
+        files = (reader.source, target)
+        page = None if report is None else _page(report, files, model, scorer, fdr, method)
+        if page is not None:  # before scoring: a place that cannot be written is said at once
             opened.enter_context(page)
         with scoring_progress(reader, quiet=quiet) as progress:
             summary = score_table(
@@ -181,8 +181,7 @@ def score(
 
 def _page(
     report: str,
-    table: str,
-    scores: str,
+    files: tuple[str, str],
     model: str,
     scorer: Scorer,
     fdr: float | None,
@@ -192,8 +191,8 @@ def _page(
 
     return ScoreReport(
         report,
-        table=table,
-        scores=scores,
+        table=files[0],
+        scores=files[1],
         model=model,
         scorer=scorer,
         false_discovery_rate=fdr,
