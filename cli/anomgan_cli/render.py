@@ -270,8 +270,8 @@ def _model_option(path: str) -> str:
     return "" if path == DEFAULT_MODEL else f" -m {quote(path)}"
 
 
-def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
-    """Say how many rows were flagged, which stand out, and where the scores are."""
+def say_score(summary: ScoreSummary, scorer: Scorer, *, report: str | None = None) -> None:
+    """Say how many rows were flagged, which stand out, and where scores and report are."""
     if summary.extra_columns:
         names = ", ".join(summary.extra_columns)
         say(f"Ignored columns that the model does not know: {names}", "yellow")
@@ -304,6 +304,8 @@ def say_score(summary: ScoreSummary, scorer: Scorer) -> None:
     speed = f"{summary.seconds:.1f} s on {processor}{note}"
     place = "standard output" if summary.output == "-" else summary.output
     say(f"Scores: {place} ({speed})")
+    if report is not None:
+        say(f"Report: {report}")
 
 
 def _rule(summary: ScoreSummary) -> str:

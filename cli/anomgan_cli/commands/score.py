@@ -134,7 +134,7 @@ def score(
     from anomgan.serving.files import score_table
     from anomgan.serving.writers import format_of
     from anomgan.tables.readers import open_table
-    from anomgan_cli.render import say, say_score, scoring_progress
+    from anomgan_cli.render import say_score, scoring_progress
 
     target = output or default_output(table, format_)
     scorer = Scorer.open(model, providers=provider.value, threads=threads)
@@ -165,9 +165,7 @@ def score(
         if page is not None:
             page.write(summary, made_at=datetime.now(UTC), drift_switched_off=no_drift)
     if not quiet:
-        say_score(summary, scorer)
-        if report is not None:
-            say(f"Report: {report}")
+        say_score(summary, scorer, report=report)
     if fail_on_anomaly and summary.n_anomalies:
         raise typer.Exit(ANOMALIES_FOUND)
 
@@ -180,6 +178,7 @@ def _page(
     fdr: float | None,
     method: Literal["bh", "storey"] | None,
 ) -> ScoreReport:
+    """Return the page of the scores of a table: `files` are the table and its scores."""
     from anomgan.report.scored import ScoreReport
 
     return ScoreReport(
