@@ -272,7 +272,7 @@ def _model_option(path: str) -> str:
     return "" if path == DEFAULT_MODEL else f" -m {quote(path)}"
 
 
-def say_score(summary: ScoreSummary, scorer: Scorer, report: str | None = None) -> None:
+def say_score(summary: ScoreSummary, scorer: Scorer, *, report: str | None = None) -> None:
     """Say how many rows were flagged, which stand out, and where scores and report are."""
     if summary.extra_columns:
         names = ", ".join(summary.extra_columns)

@@ -160,7 +160,7 @@ def test_a_table_without_rows_is_refused_as_without_a_report(here):
 @pytest.mark.parametrize("rate", [None, 0.1])
 def test_no_row_at_all_makes_a_page(here, rate):
     scorer = Scorer.open("anomgan-model", providers="cpu")
-    found = None if rate is None else discover(lambda: [], rate)
+    found = None if rate is None else discover(list, rate)
     report = ScoreReport(
         "report.html",
         table="stream",

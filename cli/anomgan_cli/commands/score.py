@@ -174,7 +174,7 @@ def score(
         if page is not None:
             page.write(summary, made_at=datetime.now(UTC), drift_switched_off=no_drift)
     if not quiet:
-        say_score(summary, scorer, report)
+        say_score(summary, scorer, report=report)
     if fail_on_anomaly and summary.n_anomalies:
         raise typer.Exit(ANOMALIES_FOUND)
 
@@ -187,6 +187,7 @@ def _page(
     fdr: float | None,
     method: Literal["bh", "storey"] | None,
 ) -> ScoreReport:
+    """Return the page of the scores of a table: `files` are the table and its scores."""
     from anomgan.report.scored import ScoreReport
 
     return ScoreReport(
