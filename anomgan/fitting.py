@@ -29,7 +29,7 @@ from anomgan.flagship import (
     judge_training,
     train,
 )
-from anomgan.groups import AnyCalibrator, calibrate_groups, row_groups
+from anomgan.groups import AnyCalibrator, GroupedCalibrator, calibrate_groups, row_groups
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.attribution import EXPLAINED_QUANTILE
 from anomgan.scoring.frozen import FrozenScore
@@ -157,10 +157,10 @@ def fit_rows(
         trained = train(features, division, apart, parameters, seed, device, control, started, rng)
         score = freeze(trained, encoder, parameters)
         scores = calibration_scores(trained, score)
-        score = score.explaining_from(float(scores.double().quantile(EXPLAINED_QUANTILE)))
         health = judge_training(trained, score, encoder, scores)
     own = None if groups is None else groups[division.calibrating]
     calibrator, notes = _calibrate(scores.numpy(), false_alarm_rate, calibrate_by, groups, own)
+    score = score.explaining_from(_explained_from(calibrator))
     return FittedModel(
         schema=schema,
         encoder=encoder,
@@ -184,6 +184,13 @@ def _unused_columns(encoder: FeatureEncoder) -> tuple[str, ...]:
         f"column {c!r} gives no feature: it holds no two full days, weeks or years"
         for c in encoder.unused
     )
+
+
+def _explained_from(calibrator: AnyCalibrator) -> float:
+    """Score from which rows are explained: a quiet group stands out from lower scores on."""
+    groups = calibrator.groups.values() if isinstance(calibrator, GroupedCalibrator) else ()
+    scores = [calibrator.scores, *(own.scores for own in groups)]
+    return min(float(np.quantile(s.astype(np.float64), EXPLAINED_QUANTILE)) for s in scores)
 
 
 @contextmanager

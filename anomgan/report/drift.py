@@ -129,4 +129,4 @@ def _evidence(found: DriftReport, schema: Schema) -> Grid:
         for name, value in zip(names, found.log10_e, strict=True)
     )
     headers = ("column", "evidence (decimal logarithm)", "told from", "told")
-    return Grid(headers, (*rows[: _MOST_ROWS - 1], rows[-1]))
+    return Grid(headers, (*rows[:-1][: _MOST_ROWS - 1], rows[-1]))

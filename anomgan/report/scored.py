@@ -334,7 +334,8 @@ def _charts(report: Report) -> tuple[Chart, ...]:
         p_value_plot(
             *(tally.p_values, tally.up_to),
             n_calibration=report.n_calibration,
-            decision=rate,
+            # Rows of a group that counts less are not flagged though they stand to the left.
+            decision=math.nan if found is not None and report.n_calibration is None else rate,
             rule=rule,
         ),
     )

@@ -15,7 +15,7 @@ from anomgan.bundle import Bundle
 from anomgan.calibration import Calibrator
 from anomgan.decision import Decision
 from anomgan.errors import InputError, ModelCorruptError, UsageError
-from anomgan.fitting import FitControl, _split, calibrate, fit_rows
+from anomgan.fitting import FitControl, _explained_from, _split, calibrate, fit_rows
 from anomgan.groups import (
     GroupedCalibrator,
     calibrate_groups,
@@ -414,3 +414,10 @@ def test_a_saved_model_with_groups_loads(detector, tmp_path):
     Bundle.save(tmp_path / "m", files=files, manifest=bundle.manifest, overwrite=True)
     with pytest.raises(ModelCorruptError, match="'speed_rpm', which is no column of categories"):
         load_fitted(tmp_path / "m")
+
+
+def test_rows_of_a_quiet_group_are_explained_from_lower_scores_on():
+    found = by_hand()
+    assert _explained_from(found.pooled) == np.quantile(found.pooled.scores, 0.75) > 11.0
+    assert _explained_from(found) == 2.5  # group a: 1 2 3
+    assert _explained_from(found) < found.groups["a"].threshold()

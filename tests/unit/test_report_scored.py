@@ -201,6 +201,8 @@ def test_departures_are_told_column_by_column():
     assert section.departures.rows == (("the scores", score.text), ("mode", mode.text))
     assert section.evidence.rows[1] == ("mode", "12.3", "3.6", "yes")
     assert section.evidence.rows[-1] == ("the scores", "3.7", "3.6", "yes")
+    names = [column.name for column in SCHEMA.columns]
+    assert [row[0] for row in section.evidence.rows] == [*names, "the scores"]
     alone = DriftSection.of(found(score), SCHEMA)
     assert alone.sentence.endswith("differ from the training rows in the scores.")
 
