@@ -256,6 +256,8 @@ def test_an_interrupt_leaves_nothing_behind(here, number, code, said):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell that runs the tests in the background has them ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     process.stdin.write(Path("new.csv").read_bytes())
     process.stdin.flush()
