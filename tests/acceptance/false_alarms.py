@@ -2,15 +2,18 @@
 
     python tests/acceptance/false_alarms.py [--splits 20] [--steps N] [-o docs/calibration.csv]
 
-For every development set (ADBench and raw tables) with at least 1 000 normal rows, up to 10 000 of
-these are shuffled; the first half trains and calibrates the default detector, the other half is
-scored. The number of those flagged at 0.1, 0.05 and 0.01 should follow the beta-binomial law of
-split-conformal p-values, whose 95 % band a run leaves with a known chance (below 5 %, as counts are
-whole numbers). How many runs leave it is therefore expected in advance; the command prints that
-number beside the one found, and fails if so many would not happen once in a thousand times.
+For every development set (ADBench and raw tables) with at least 1 000 normal rows, 20 000 of these
+are shuffled (10 000 where there are fewer, or all); the first half trains and calibrates the
+default detector, the other half is scored. The number of those flagged at 0.1, 0.05 and 0.01 should
+follow the beta-binomial law of split-conformal p-values, whose 95 % band a run leaves with a known
+chance (below 5 %, as counts are whole numbers). How many runs leave it is therefore expected in
+advance; the command prints that number beside the one found, and fails if so many would not happen
+once in a thousand times.
 
 Sets with at least 10 000 rows are also judged at 0.001, below what their calibration rows
-resolve or little above it: there the realised rate over all splits should be within a factor of 2.
+resolve (the tail decides) or little above it: there the realised rate over all splits should be
+within a factor of 2. One or two rows of a split's calibration decide at that rate, so that this too
+can fail by chance; how often, where the law is exact, is printed beside it.
 
 Rates do not depend on how well the networks are trained: `--steps` makes fits shorter. With
 `--keep FOLDER` the p-values of all splits are kept, for `false_discoveries.py`.
@@ -39,7 +42,7 @@ from anomgan_datasets import load, names
 
 RATES = (0.1, 0.05, 0.01, 0.001)
 TAIL_RATE = 0.001
-LEAST, MOST, MANY = 1_000, 10_000, 10_000
+LEAST, MANY, MOST = 1_000, 10_000, 20_000
 FIELDS = ("set", "split", "rows", "calibration", "scored", "rate", "flagged")
 
 
@@ -47,7 +50,9 @@ def halves(name: str, split: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Normal rows of a set, shuffled and halved: to fit, and to score."""
     data = load(name)
     normal = data.X[data.y == 0]
-    order = np.random.default_rng(split).permutation(len(normal))[:MOST]
+    # Numbers between would calibrate with 1 001 to 1 999 rows, of which 0.001 is one, as of 1 000.
+    most = MOST if len(normal) >= MOST else MANY
+    order = np.random.default_rng(split).permutation(len(normal))[:most]
     half = len(order) // 2
     return normal.iloc[order[:half]], normal.iloc[order[half:]]
 
@@ -119,6 +124,20 @@ def chance_outside(n_calibration: int, n_scored: int, rate: float) -> float:
     return float(law.cdf(low - 1) + law.sf(high))
 
 
+def chance_beyond_factor(n_calibration: int, n_scored: int, n_splits: int) -> float | None:
+    """Chance that the mean rate over splits at `TAIL_RATE` is off by more than a factor of 2.
+
+    None where the tail decides, for which there is no law.
+    """
+    k = int(np.floor(TAIL_RATE * (n_calibration + 1) + 1e-9))
+    if k == 0:
+        return None
+    law = betabinom(n_scored, k, n_calibration + 1 - k)
+    flagged = law.rvs((20_000, n_splits), random_state=0).sum(axis=1)
+    expected = TAIL_RATE * n_scored * n_splits
+    return float(np.mean((flagged < expected / 2) | (flagged > 2 * expected)))
+
+
 def judge(rows: list[dict[str, str]]) -> bool:
     """Print what was expected and found; tell whether that could be chance."""
     good = True
@@ -139,18 +158,30 @@ def judge(rows: list[dict[str, str]]) -> bool:
             f"expected misses of the band {np.sum(chances):.1f} (at most {limit}), found {misses} "
             f"({low} below it)"
         )
-    by_set: dict[str, list[float]] = defaultdict(list)
+    return judge_tails(rows) and good
+
+
+def judge_tails(rows: list[dict[str, str]]) -> bool:
+    """Print the realised rates at `TAIL_RATE`; tell whether all are within a factor of 2."""
+    good, chances = True, 0.0
+    by_set: dict[str, list[dict[str, str]]] = defaultdict(list)
     for r in rows:
         if float(r["rate"]) == TAIL_RATE and int(r["rows"]) >= MANY:
-            by_set[r["set"]].append(int(r["flagged"]) / int(r["scored"]))
-    for name, shares in by_set.items():
-        mean = float(np.mean(shares))
+            by_set[r["set"]].append(r)
+    for name, runs in by_set.items():
+        mean = float(np.mean([int(r["flagged"]) / int(r["scored"]) for r in runs]))
         fits = TAIL_RATE / 2 <= mean <= 2 * TAIL_RATE
         good &= fits
-        verdict = "within a factor of 2" if fits else "NOT within a factor of 2"
-        print(
-            f"rate {TAIL_RATE:g}, {name}: realised {mean:.5f} over {len(shares)} splits, {verdict}"
+        chance = chance_beyond_factor(
+            int(runs[0]["calibration"]), int(runs[0]["scored"]), len(runs)
         )
+        chances += chance or 0.0
+        decides = "by the tail" if chance is None else f"chance to miss {chance:.4f}"
+        print(
+            f"rate {TAIL_RATE:g}, {name}: realised {mean:.5f} over {len(runs)} splits ({decides}), "
+            f"{'within a factor of 2' if fits else 'NOT within a factor of 2'}"
+        )
+    print(f"rate {TAIL_RATE:g}: expected sets beyond a factor of 2 by chance {chances:.3f}")
     return good
 
 
