@@ -61,6 +61,8 @@ _CODE_VARIANCE = 0.1
 _HEALTH_ROWS = 1024
 _PULL_SAMPLE = 1024
 _MONITOR_ROWS = 128
+_FEWEST_JUDGED = 10
+"""Rows that a generator never saw, fewer of which cannot judge it."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ def _coverage_monitor(
         reached = [
             coverage(rows, own[: len(rows)])
             for rows, own in zip(real, generated, strict=True)
-            if len(rows) >= 10
+            if len(rows) >= _FEWEST_JUDGED
         ]
         return {"coverage": min(reached)} if reached else {}
 
@@ -447,11 +449,8 @@ def judge_training(
         "finite_scores": float(bool(torch.isfinite(scores).all())),
         "rollbacks": float(trained.record.n_rollbacks),
         "calibration_rows": float(len(scores)),
-        "coverage": 1.0,
-        "precision": 1.0,
-        "two_sample_accuracy": 0.5,
     }
-    if n > 10:
+    if n >= _FEWEST_JUDGED:
         codes = torch.randn(
             (score.n_members, n, trained.networks.sizes.latent_dim),
             generator=torch.Generator().manual_seed(0),
@@ -460,7 +459,7 @@ def judge_training(
         each = [
             (coverage(real, g), precision(real, g), two_sample_accuracy(real, g))
             for real, g in ((r, g[: len(r)]) for r, g in zip(unseen, generated, strict=True))
-            if len(real) > 10
+            if len(real) >= _FEWEST_JUDGED
         ]
         # The weakest member decides: one collapsed generator is worth knowing.
         facts["coverage"] = min(e[0] for e in each)

@@ -120,8 +120,9 @@ def judge(facts: Mapping[str, float]) -> Health:
     Parameters
     ----------
     facts : mapping
-        Keys `coverage`, `far_auroc`, `rollbacks`, `finite_scores` (0 or 1), `calibration_rows`
-        where there was a calibration, and any others.
+        Keys `far_auroc`, `rollbacks`, `finite_scores` (0 or 1), `coverage` where there were rows
+        enough to judge generators, `calibration_rows` where there was a calibration, and any
+        others.
     """
     if not facts["finite_scores"]:
         return Health("failed", ("scores of held-out normal rows are not finite",), facts)
@@ -131,7 +132,9 @@ def judge(facts: Mapping[str, float]) -> Health:
             f"rows thrown {FAR_AWAY:g} standard deviations away outscore the others in only "
             f"{100 * facts['far_auroc']:.0f} % of pairs"
         )
-    if facts["coverage"] < MIN_COVERAGE:
+    if "coverage" not in facts:
+        reasons.append("there are too few held-out rows to judge the generators by")
+    elif facts["coverage"] < MIN_COVERAGE:
         reasons.append(
             f"generated rows reach only {100 * facts['coverage']:.0f} % of held-out normal rows"
         )

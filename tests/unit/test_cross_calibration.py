@@ -483,3 +483,11 @@ def test_a_model_of_before_is_one_of_split(tmp_path: Path) -> None:
     loaded = GANDetector.load(tmp_path / "model")
     assert loaded.calibration == "split"
     assert loaded.n_members == 2
+
+
+def test_folds_too_small_to_judge_a_generator_are_named(table: tuple[Schema, Rows]) -> None:
+    schema, rows = table
+    few = take(rows, np.arange(24))  # five folds of four or five rows
+    model = fit_rows(schema, few, CROSS, seed=SEED, false_alarm_rate=None, control=CONTROL)
+    assert "coverage" not in model.health.facts
+    assert "too few held-out rows to judge the generators" in str(model.health)

@@ -132,3 +132,10 @@ def test_all_reasons_are_told_together_and_stored() -> None:
     assert stored["reasons"] == list(health.reasons)
     assert stored["facts"]["extra"] == 0.25
     assert str(Health("failed", ("one", "two"))) == "failed: one; two"
+
+
+def test_generators_without_rows_to_judge_them_are_not_called_healthy() -> None:
+    unjudged = {name: value for name, value in GOOD.items() if name != "coverage"}
+    health = judge(unjudged)
+    assert health.verdict == "degraded"
+    assert "too few held-out rows to judge the generators" in str(health)
