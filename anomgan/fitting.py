@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,22 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomgan import flagship, published
 from anomgan.calibration import LEAST_FOR_TAIL, Calibrator, require_rate
+from anomgan.detectors.base import Detector
 from anomgan.errors import TableError, UsageError
-from anomgan.flagship import (
-    Apart,
-    FitControl,
-    Trained,
-    calibration_scores,
-    choose_device,
-    freeze,
-    judge_training,
-    train,
-)
 from anomgan.groups import AnyCalibrator, GroupedCalibrator, calibrate_groups, row_groups
+from anomgan.learning import Apart, FitControl, Learnt, choose_device
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.attribution import EXPLAINED_QUANTILE
 from anomgan.scoring.frozen import FrozenScore
+from anomgan.scoring.program import RowScore
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.faults import quoted_names
 from anomgan.tables.profile import Profile
@@ -60,10 +54,10 @@ class FittedModel:
 
     schema: Schema
     encoder: FeatureEncoder
-    score: FrozenScore
+    score: RowScore
     calibrator: AnyCalibrator
     networks: dict[str, Tensor]
-    parameters: FlagshipParameters
+    parameters: FlagshipParameters | Detector
     health: Health
     record: TrainingRecord
     facts: dict[str, Any]
@@ -97,21 +91,22 @@ def take(rows: Rows, index: NDArray[np.int64]) -> Rows:
 def fit_rows(
     schema: Schema,
     rows: Rows,
-    parameters: FlagshipParameters,
+    parameters: FlagshipParameters | Detector,
     *,
     seed: int,
     false_alarm_rate: float | None,
     control: FitControl,
     calibrate_by: str | None = None,
 ) -> FittedModel:
-    """Fit the flagship on checked rows of normal operation.
+    """Fit a detector on checked rows of normal operation.
 
     Parameters
     ----------
     schema : Schema
     rows : Rows
         n normal rows.
-    parameters : FlagshipParameters
+    parameters : FlagshipParameters or Detector
+        What is fitted: the flagship, or a detector of the literature.
     seed : int
         Source of every random draw; global generators are never used.
     false_alarm_rate : float or None
@@ -154,23 +149,36 @@ def fit_rows(
     features = torch.from_numpy(encoder.transform(rows).features)
     apart = _apart(encoder, rows, division)
     with _one_thread():
-        trained = train(features, division, apart, parameters, seed, device, control, started, rng)
-        score = freeze(trained, encoder, parameters)
-        scores = calibration_scores(trained, score)
-        health = judge_training(trained, score, encoder, scores)
+        learnt = _learn(
+            features,
+            encoder,
+            division,
+            apart,
+            parameters,
+            schema,
+            seed=seed,
+            device=device,
+            control=control,
+            started=started,
+            rng=rng,
+        )
     own = None if groups is None else groups[division.calibrating]
-    calibrator, notes = _calibrate(scores.numpy(), false_alarm_rate, calibrate_by, groups, own)
-    score = score.explaining_from(_explained_from(calibrator))
+    calibrator, notes = _calibrate(
+        learnt.scores.numpy(), false_alarm_rate, calibrate_by, groups, own
+    )
+    score = learnt.score
+    if isinstance(score, FrozenScore):
+        score = score.explaining_from(_explained_from(calibrator))
     return FittedModel(
         schema=schema,
         encoder=encoder,
         score=score,
         calibrator=calibrator,
-        networks={k: v.cpu() for k, v in trained.networks.state_dict().items()},
-        parameters=_resolved(parameters, trained),
-        health=health,
-        record=trained.record,
-        facts=_facts(trained, encoder, parameters.calibration, device, seed, started),
+        networks=learnt.networks,
+        parameters=learnt.parameters,
+        health=learnt.health,
+        record=learnt.record,
+        facts=_facts(learnt, division, encoder, device, seed, started),
         notes=(*notes, *_unused_columns(encoder)),
         probe=_probe_rows(rows, division),
         check=_check_rows(rows, rng),
@@ -244,7 +252,7 @@ def _calibrate(
 
 def _divide(
     n: int,
-    parameters: FlagshipParameters,
+    parameters: FlagshipParameters | Detector,
     rng: np.random.Generator,
     groups: NDArray[Any] | None,
 ) -> Division:
@@ -341,37 +349,38 @@ def _group_column(schema: Schema, rows: Rows, name: str) -> NDArray[Any]:
     return texts
 
 
-def _resolved(parameters: FlagshipParameters, trained: Trained) -> FlagshipParameters:
-    """Fill in what was left open."""
-    sizes = trained.networks.sizes
-    return replace(parameters, n_members=sizes.n_members, latent_dim=sizes.latent_dim)
+def _learn(
+    features: Tensor,
+    encoder: FeatureEncoder,
+    division: Division,
+    apart: Apart,
+    parameters: FlagshipParameters | Detector,
+    schema: Schema,
+    **how: Any,
+) -> Learnt:
+    if isinstance(parameters, FlagshipParameters):
+        return flagship.learn(features, encoder, division, apart, parameters, **how)
+    names = [column.name for column in schema.columns]
+    return published.learn(features, encoder, division, apart, parameters, names=names, **how)
 
 
 def _facts(
-    trained: Trained,
+    learnt: Learnt,
+    division: Division,
     encoder: FeatureEncoder,
-    calibration: str,
     device: torch.device,
     seed: int,
     started: float,
 ) -> dict[str, Any]:
-    record, division = trained.record, trained.division
+    record = learnt.record
     last = record.history[-1] if record.history else {}
     return {
         "n_rows": division.n_rows,
         "n_trained": len(division.trained),
         "n_calibration": len(division.calibrating),
-        "calibration": calibration,
-        "n_memory": len(trained.memory.rows),
+        "calibration": learnt.parameters.calibration,
         "encoder": encoder.describe(),
-        "noise": {
-            "spacing": trained.scale.spacing,
-            "looseness": trained.scale.looseness,
-            "bandwidth": trained.scale.bandwidth,
-            "kernel_width": trained.scale.kernel_width,
-            "read_level": trained.scale.read_level,
-            "range": [trained.scale.smallest, trained.scale.largest],
-        },
+        **learnt.facts,
         "device": str(device),
         "seed": seed,
         "steps": record.steps_run,

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from anomgan import __version__
 from anomgan.bundle import FORMAT_VERSION, Bundle, Manifest
+from anomgan.detectors.base import Detector
+from anomgan.detectors.registry import DETECTORS
 from anomgan.errors import AnomganError, ModelCorruptError
 from anomgan.export import Parity, build_scorer, check_parity, run_scorer
 from anomgan.export.parity import check_p_values
@@ -25,6 +28,7 @@ from anomgan.fitting import FittedModel
 from anomgan.groups import AnyCalibrator, calibrator_from_arrays, row_p_values
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.frozen import FrozenScore, ScoreSettings
+from anomgan.scoring.program import ProgramScore, RowScore
 from anomgan.tables import Rows, Schema
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.profile import Profile
@@ -33,7 +37,6 @@ from anomgan.training.loop import TrainingRecord
 
 __all__ = ["export_scorer", "load_fitted", "save_fitted"]
 
-DETECTOR = "anomgan"
 _SCORE, _NETWORKS = "score.", "networks."
 
 
@@ -55,7 +58,7 @@ def export_scorer(
     metadata = {
         "anomgan.format_version": str(FORMAT_VERSION),
         "anomgan.version": __version__,
-        "anomgan.detector": DETECTOR,
+        "anomgan.detector": fitted.parameters.name,
         "anomgan.created_at": created_at,
         "anomgan.calibration": json.dumps(fitted.calibrator.summary(), sort_keys=True),
     }
@@ -102,7 +105,7 @@ def save_fitted(
     model, parity, outputs = export_scorer(fitted, created_at=manifest.created_at)
     manifest = replace(
         manifest,
-        parameters={"detector": DETECTOR, **fitted.parameters.to_dict()},
+        parameters={"detector": fitted.parameters.name, **fitted.parameters.to_dict()},
         training={
             **fitted.facts,
             "source": source,
@@ -121,7 +124,7 @@ def save_fitted(
     }
     scoring = {
         "encoder": fitted.encoder.to_dict(),
-        "settings": fitted.score.settings.to_dict(),
+        "settings": fitted.score.settings_dict(),
     }
     tensors = {_SCORE + k: v for k, v in fitted.score.tensors().items()}
     tensors |= {_NETWORKS + k: v.contiguous() for k, v in fitted.networks.items()}
@@ -157,14 +160,10 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
         scoring = json.loads(bundle.read("scoring.json"))
         encoder = FeatureEncoder.from_dict(scoring["encoder"])
         tensors = load_tensors(bundle.read("weights.safetensors"))
-        score = FrozenScore.from_tensors(
-            _part(tensors, _SCORE),
-            n_columns=encoder.n_columns,
-            settings=ScoreSettings.from_dict(scoring["settings"]),
-        )
+        parameters = _parameters(manifest.parameters)
+        score = _score(parameters, _part(tensors, _SCORE), encoder.n_columns, scoring["settings"])
         probe = bundle.arrays("probe.npz")
         rows = Rows(probe["numeric"], probe["categorical"].astype(object), None, 1)
-        named = {k: v for k, v in manifest.parameters.items() if k != "detector"}
         health = manifest.health
         return FittedModel(
             schema=schema,
@@ -172,7 +171,7 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
             score=score,
             calibrator=_calibrator(bundle, schema),
             networks=_part(tensors, _NETWORKS),
-            parameters=FlagshipParameters(**named),
+            parameters=parameters,
             health=Health(health["verdict"], tuple(health["reasons"]), health.get("facts", {})),
             record=TrainingRecord(history=list(manifest.training.get("history", []))),
             facts={k: v for k, v in manifest.training.items() if k not in _RECORDED},
@@ -190,6 +189,34 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
 _OLDEST_TORCH_FORMAT = 2
 _PROFILE_FILE = "profile.json"
 _RECORDED = ("source", "notes", "parity", "history")
+
+
+def _parameters(stored: Mapping[str, Any]) -> FlagshipParameters | Detector:
+    """Rebuild the parameters, of the class that the manifest names."""
+    named = {k: v for k, v in stored.items() if k != "detector"}
+    name = stored["detector"]
+    if name == FlagshipParameters.name:
+        return FlagshipParameters(**named)
+    if name not in DETECTORS:
+        raise ModelCorruptError(
+            f"the model is of the detector {name!r}, which this anomgan does not know: Scorer and "
+            "`anomgan score` read it all the same"
+        )
+    return DETECTORS[name](**named)
+
+
+def _score(
+    parameters: FlagshipParameters | Detector,
+    tensors: Mapping[str, Tensor],
+    n_columns: int,
+    settings: Mapping[str, Any],
+) -> RowScore:
+    if isinstance(parameters, FlagshipParameters):
+        read = ScoreSettings.from_dict(settings)
+        return FrozenScore.from_tensors(tensors, n_columns=n_columns, settings=read)
+    return ProgramScore.from_tensors(
+        tensors, formula=parameters, n_columns=n_columns, settings=settings
+    )
 
 
 def _calibrator(bundle: Bundle, schema: Schema) -> AnyCalibrator:

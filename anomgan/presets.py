@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from anomgan.errors import UsageError
 
@@ -65,6 +65,8 @@ class FlagshipParameters:
         calibrates by the one member that never saw it, for tables of a few hundred rows or fewer
         (`anomgan.training.folds`).
     """
+
+    name: ClassVar[str] = "anomgan"
 
     n_members: int | None = None
     n_steps: int = 1500

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomgan.errors import ExportError
-from anomgan.scoring.frozen import FrozenScore
+from anomgan.scoring.program import RowScore
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Rows
 
@@ -77,7 +77,7 @@ def run_scorer(model: bytes, rows: Rows) -> dict[str, NDArray[Any]]:
 
 
 def check_parity(
-    outputs: Mapping[str, NDArray[Any]], score: FrozenScore, encoder: FeatureEncoder, rows: Rows
+    outputs: Mapping[str, NDArray[Any]], score: RowScore, encoder: FeatureEncoder, rows: Rows
 ) -> Parity:
     """Compare the graph's outputs with torch on the same rows.
 

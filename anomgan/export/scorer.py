@@ -30,6 +30,7 @@ from anomgan.export.graph import (
     row_sum,
 )
 from anomgan.export.p_value import add_group_code, add_grouped_p_value, add_p_value
+from anomgan.export.program import add_program, to_columns
 from anomgan.groups import AnyCalibrator, GroupedCalibrator
 from anomgan.scoring.attribution import (
     BY_DIFFERENCES,
@@ -40,6 +41,7 @@ from anomgan.scoring.attribution import (
 )
 from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.inversion import MLPWeights
+from anomgan.scoring.program import ProgramScore, RowScore
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Schema
 
@@ -54,7 +56,7 @@ _FLOAT, _DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 def build_scorer(
     schema: Schema,
     encoder: FeatureEncoder,
-    score: FrozenScore,
+    score: RowScore,
     calibrator: AnyCalibrator,
     *,
     metadata: Mapping[str, str],
@@ -65,7 +67,7 @@ def build_scorer(
     ----------
     schema : Schema
     encoder : FeatureEncoder
-    score : FrozenScore
+    score : FrozenScore or ProgramScore
         On the CPU.
     calibrator : Calibrator or GroupedCalibrator
     metadata : mapping of str to str
@@ -135,7 +137,7 @@ def _metadata(
 
 def _tiled(
     g: GraphBuilder,
-    score: FrozenScore,
+    score: RowScore,
     calibrator: AnyCalibrator,
     features: Value,
     surprise: Value,
@@ -159,11 +161,11 @@ def _tiled(
         return g.op("Reshape", padded, g.op("Concat", tiles, rows, g.ints(width), axis=0))
 
     n_columns = score.n_columns
-    x = cut(features, score.memory_rows.shape[1])
+    x = cut(features, len(score.feature_column))
     s = cut(surprise, n_columns)
     scanned = [x, s]
     tile = [
-        helper.make_tensor_value_info("tile_x", _FLOAT, ["c", score.memory_rows.shape[1]]),
+        helper.make_tensor_value_info("tile_x", _FLOAT, ["c", len(score.feature_column)]),
         helper.make_tensor_value_info("tile_s", _FLOAT, ["c", n_columns]),
     ]
     if group is not None:
@@ -192,33 +194,36 @@ def _tiled(
 
 def _tile(
     g: GraphBuilder,
-    score: FrozenScore,
+    score: RowScore,
     calibrator: AnyCalibrator,
     x: Value,
     surprise: Value,
     *group: Value,
 ) -> tuple[Value, Value, Value]:
     """Score one tile: score [c], p-value [c], contributions [c, n_columns + 1]."""
-    energy, gaps, residual = _reconstruction(g, score, x)
-    odds = _discriminator(g, score, x)
-    # Not the sum of the contributions: how a score is shared must not move it by a rounding.
-    total = g.op("Add", g.op("Add", energy, odds), row_sum(g, surprise, score.n_columns))
-    columns = g.op("Add", _shares(g, score, x, total, energy, gaps, residual), surprise)
-    contributions = g.op("Concat", columns, odds, axis=1)
+    states = row_sum(g, surprise, score.n_columns)
+    if isinstance(score, FrozenScore):
+        total, columns, whole = _flagship(g, score, x, states)
+    elif isinstance(score, ProgramScore):
+        total, columns, whole = add_program(g, score, x, states)
+    else:
+        raise TypeError(f"a {type(score).__name__} cannot be exported")
+    contributions = g.op("Concat", g.op("Add", columns, surprise), whole, axis=1)
     total = g.op("Squeeze", total, g.ints(1))
     if isinstance(calibrator, GroupedCalibrator):
         return total, add_grouped_p_value(g, calibrator, total, *group), contributions
     return total, add_p_value(g, calibrator, total), contributions
 
 
-def _to_columns(g: GraphBuilder, score: FrozenScore, by_feature: Value) -> Value:
-    """Add up features of one column: [c, d] -> [c, n_columns]."""
-    column = score.feature_column.numpy()
-    if np.array_equal(column, np.arange(score.n_columns)):
-        return by_feature
-    matrix = np.zeros((len(column), score.n_columns), dtype=np.float32)
-    matrix[np.arange(len(column)), column] = 1.0
-    return g.op("MatMul", by_feature, g.constant(matrix))
+def _flagship(
+    g: GraphBuilder, score: FrozenScore, x: Value, states: Value
+) -> tuple[Value, Value, Value]:
+    """Score [c, 1], shares by column [c, n_columns] without surprise, discriminator [c, 1]."""
+    energy, gaps, residual = _reconstruction(g, score, x)
+    odds = _discriminator(g, score, x)
+    # Not the sum of the contributions: how a score is shared must not move it by a rounding.
+    total = g.op("Add", g.op("Add", energy, odds), states)
+    return total, _shares(g, score, x, total, energy, gaps, residual), odds
 
 
 def _log_odds(g: GraphBuilder, network: Network, x: Value) -> Value:
@@ -287,7 +292,9 @@ def _shares(
     Only rows from `explained_from` on go through the costly views.
     """
     floors = g.constant(score.attribution.floors.numpy().reshape(1, -1))
-    left = g.op("Add", _to_columns(g, score, residual), floors)
+    left = g.op(
+        "Add", to_columns(g, score.feature_column.numpy(), score.n_columns, residual), floors
+    )
     left = g.op("Div", left, row_sum(g, left, score.n_columns))
     least = g.constant(score.settings.explained_from, np.float32)
     rows = g.op("NonZero", g.op("Squeeze", g.op("GreaterOrEqual", total, least), g.ints(1)))

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 __all__ = ["LEAK", "Activation", "BatchedLinear", "BatchedMLP"]
 
-Activation = Literal["leaky_relu", "elu"]
+Activation = Literal["leaky_relu", "elu", "relu", "tanh"]
 """Leaky rectifiers train discriminators well; ELU has a continuous slope, which whoever walks
-along a gradient needs: at a kink, two runtimes round to different sides and part."""
+along a gradient needs: at a kink, two runtimes round to different sides and part. Rectifiers and
+hyperbolic tangents are what papers prescribe."""
 
 LEAK = 0.2
 """Negative slope of every leaky rectifier, in torch and in the exported graph."""
@@ -69,7 +70,7 @@ class BatchedMLP(nn.Module):
     sizes : sequence of int
         Input, hidden and output widths.
     generator : torch.Generator
-    activation : {"leaky_relu", "elu"}
+    activation : {"leaky_relu", "elu", "relu", "tanh"}
         Of the hidden layers.
     """
 
@@ -93,13 +94,27 @@ class BatchedMLP(nn.Module):
         """Return the last hidden activation, [m, n, width]."""
         for layer in self.layers[:-1]:
             x = layer(x)  # [m, n, width]
-            x = (
-                nn.functional.elu(x)
-                if self.activation == "elu"
-                else nn.functional.leaky_relu(x, LEAK)
-            )
+            x = _activate(x, self.activation)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [m, n, sizes[0]] to [m, n, sizes[-1]]."""
         return self.layers[-1](self.hidden(x))  # type: ignore[no-any-return]
+
+    def frozen(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return copies of the matrices [m, in, out] and biases [m, 1, out]."""
+        layers = [layer for layer in self.layers if isinstance(layer, BatchedLinear)]
+        return (
+            [layer.weight.detach().clone() for layer in layers],
+            [layer.bias.detach().clone() for layer in layers],
+        )
+
+
+def _activate(x: Tensor, activation: Activation) -> Tensor:
+    if activation == "elu":
+        return nn.functional.elu(x)
+    if activation == "relu":
+        return nn.functional.relu(x)
+    if activation == "tanh":
+        return torch.tanh(x)
+    return nn.functional.leaky_relu(x, LEAK)

@@ -300,6 +300,10 @@ class FrozenScore:
         """Return all tensors by name, for safetensors."""
         return {name: t.contiguous() for name, t in self._named()}
 
+    def settings_dict(self) -> dict[str, Any]:
+        """Return the scalars, JSON-ready."""
+        return self.settings.to_dict()
+
     def _named(self) -> Iterator[tuple[str, Tensor]]:
         for net in ("generator", "encoder", "discriminator"):
             weights: MLPWeights = getattr(self, net)

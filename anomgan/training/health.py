@@ -121,8 +121,8 @@ def judge(facts: Mapping[str, float]) -> Health:
     ----------
     facts : mapping
         Keys `far_auroc`, `rollbacks`, `finite_scores` (0 or 1), `coverage` where there were rows
-        enough to judge generators, `calibration_rows` where there was a calibration, and any
-        others.
+        enough to judge generators, `generator` (0 where none is meant to give normal rows),
+        `calibration_rows` where there was a calibration, and any others.
     """
     if not facts["finite_scores"]:
         return Health("failed", ("scores of held-out normal rows are not finite",), facts)
@@ -132,7 +132,9 @@ def judge(facts: Mapping[str, float]) -> Health:
             f"rows thrown {FAR_AWAY:g} standard deviations away outscore the others in only "
             f"{100 * facts['far_auroc']:.0f} % of pairs"
         )
-    if "coverage" not in facts:
+    if not facts.get("generator", 1.0):
+        pass  # not meant to give normal rows
+    elif "coverage" not in facts:
         reasons.append("there are too few held-out rows to judge the generators by")
     elif facts["coverage"] < MIN_COVERAGE:
         reasons.append(

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from anomgan.detectors.anomgan import NoiseScale, noise_scale
 from anomgan.fitting import FitControl, FittedModel, _check_rows, _split, fit_rows, take
-from anomgan.flagship import (
+from anomgan.learning import (
     _covariance_root,
-    _distinct,
-    _gaussian_distance,
-    _nearest_distances,
+    distinct_rows,
+    gaussian_distance,
+    nearest_distances,
 )
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.memory import Memory
@@ -36,7 +36,7 @@ def tensor(values: np.ndarray) -> Tensor:
 
 def test_distinct_rows_are_counted_and_found() -> None:
     features = tensor(seeded().integers(0, 3, size=(60, 3)))
-    rows, counts, place = _distinct(features, 100, seeded())
+    rows, counts, place = distinct_rows(features, 100, seeded())
     listed = [tuple(row) for row in features.tolist()]
     assert [tuple(row) for row in rows.tolist()] == sorted(set(listed))
     assert counts.tolist() == [float(listed.count(tuple(row))) for row in rows.tolist()]
@@ -48,21 +48,21 @@ def test_distinct_rows_are_counted_and_found() -> None:
 @pytest.mark.parametrize("size", [2, 7, 19])
 def test_rows_beyond_the_size_are_not_kept(size: int) -> None:
     features = tensor(seeded().normal(size=(20, 2))).repeat_interleave(2, dim=0)[:-1]
-    rows, counts, place = _distinct(features, size, seeded(1))
+    rows, counts, place = distinct_rows(features, size, seeded(1))
     assert len(rows) == len(counts) == size
     kept = place >= 0
     assert set(place[~kept].tolist()) == {-1}
     assert torch.equal(rows[place[kept]], features[kept])
     # All copies of a kept row are found, and counted.
     assert torch.bincount(place[kept], minlength=size).tolist() == counts.tolist()
-    other = _distinct(features, size, seeded(2))[0]
+    other = distinct_rows(features, size, seeded(2))[0]
     assert not torch.equal(other, rows)
-    assert torch.equal(_distinct(features, size, seeded(1))[0], rows)
+    assert torch.equal(distinct_rows(features, size, seeded(1))[0], rows)
 
 
 def test_as_many_distinct_rows_as_the_size_are_all_kept() -> None:
     features = tensor(seeded().normal(size=(20, 2)))
-    assert bool((_distinct(features, 20, seeded())[2] >= 0).all())
+    assert bool((distinct_rows(features, 20, seeded())[2] >= 0).all())
 
 
 # --- Looseness ------------------------------------------------------------------------------
@@ -83,11 +83,11 @@ def test_root_of_a_plane_stays_in_the_plane() -> None:
     assert not _covariance_root(torch.full((4, 3), 7.0)).any()
 
 
-def test_gaussian_distance_is_that_of_a_gaussian() -> None:
+def testgaussian_distance_is_that_of_a_gaussian() -> None:
     rows = tensor(seeded().normal(size=(500, 3)) @ seeded(1).normal(size=(3, 3)))
-    expected = float(_nearest_distances(rows, seeded()).median())
-    assert _gaussian_distance(rows, seeded(2)) == pytest.approx(expected, rel=0.1)
-    draws = [_gaussian_distance(rows[:40], seeded(i)) for i in range(8)]
+    expected = float(nearest_distances(rows, seeded()).median())
+    assert gaussian_distance(rows, seeded(2)) == pytest.approx(expected, rel=0.1)
+    draws = [gaussian_distance(rows[:40], seeded(i)) for i in range(8)]
     assert np.std(draws) / np.mean(draws) < 0.03  # one draw of 40 rows: about 0.1
 
 
@@ -104,25 +104,25 @@ def test_one_broken_cell_does_not_change_the_regime(broken: float) -> None:
 def test_a_stray_row_among_equal_ones_stretches_no_kernel_without_end(stray: float) -> None:
     rows = torch.zeros(2, 2)
     rows[1, 0] = stray
-    scale = noise_scale(_nearest_distances(rows, seeded()), 1.0, 2, repeated_share=0.99)
+    scale = noise_scale(nearest_distances(rows, seeded()), 1.0, 2, repeated_share=0.99)
     assert scale.kernel_width <= 3.0
     memory = Memory(rows, torch.tensor([99.0, 1.0]), scale.kernel_width).with_peak()
     near, far = memory.soft_distance(torch.tensor([[1.0, 0.0], [9.0, 0.0]]))[0].tolist()
     assert 0.0 < near < far
 
 
-def test_nearest_distances_are_those_to_the_nearest_other_row() -> None:
+def testnearest_distances_are_those_to_the_nearest_other_row() -> None:
     rows = tensor(seeded().normal(size=(300, 4)))
     gaps = (rows.double().unsqueeze(1) - rows.double()).norm(dim=2)
     gaps.fill_diagonal_(torch.inf)
-    found = _nearest_distances(rows, seeded(1))
+    found = nearest_distances(rows, seeded(1))
     torch.testing.assert_close(found, gaps.min(dim=1).values)
-    assert _nearest_distances(rows[:1], seeded()).tolist() == [1.0]
-    assert len(_nearest_distances(tensor(seeded().normal(size=(3000, 2))), seeded())) == 2048
+    assert nearest_distances(rows[:1], seeded()).tolist() == [1.0]
+    assert len(nearest_distances(tensor(seeded().normal(size=(3000, 2))), seeded())) == 2048
 
 
 def scale_of(rows: Tensor) -> NoiseScale:
-    distances, reference = _nearest_distances(rows, seeded(1)), _gaussian_distance(rows, seeded(2))
+    distances, reference = nearest_distances(rows, seeded(1)), gaussian_distance(rows, seeded(2))
     return noise_scale(distances, reference, rows.shape[1])
 
 

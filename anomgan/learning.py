@@ -1,0 +1,236 @@
+"""What a fit needs, whatever it fits: how it is run, rows and their spacing, what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomgan.errors import UsageError
+from anomgan.scoring.memory import leave_one_out_nearest
+from anomgan.scoring.program import RowScore
+from anomgan.training.checkpoints import Checkpointer
+from anomgan.training.health import FAR_AWAY, Health
+from anomgan.training.loop import Progress, TrainingRecord
+
+__all__ = [
+    "FEWEST_JUDGED",
+    "HEALTH_ROWS",
+    "MONITOR_ROWS",
+    "Apart",
+    "FitControl",
+    "Learnt",
+    "choose_device",
+    "distinct_rows",
+    "far_auroc",
+    "gaussian_distance",
+    "nearest_distances",
+    "torch_seed",
+]
+
+FEWEST_JUDGED = 10
+"""Rows that a generator never saw, fewer of which cannot judge it."""
+HEALTH_ROWS = 1024
+"""Most rows that judge a training at its end."""
+MONITOR_ROWS = 128
+"""Most rows that judge it on the way."""
+_SPACING_SAMPLE = 2048
+_MOST_DRAWS = 64
+_FAR_OUT = 10.0
+"""Interquartile ranges from the median beyond which a value says nothing about covariance."""
+
+
+@dataclass(frozen=True)
+class FitControl:
+    """How a fit is run, apart from what is learnt.
+
+    Attributes
+    ----------
+    device : str
+        "auto", "cpu", "cuda" or a torch device.
+    max_time_s : float or None
+        Seconds within which everything, export included, should be done.
+    started : float or None
+        `time.monotonic()` when the fit began; None: now.
+    progress : callable or None
+        See `anomgan.training.loop.Progress`.
+    stop_requested : callable or None
+        Turns true when training should stop and keep a checkpoint.
+    checkpoint : callable or None
+        Makes the checkpointer from a fingerprint of rows and parameters.
+    """
+
+    device: str = "auto"
+    max_time_s: float | None = None
+    started: float | None = None
+    progress: Progress | None = None
+    stop_requested: Callable[[], bool] | None = None
+    checkpoint: Callable[[str], Checkpointer] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_time_s is not None and not self.max_time_s > 0.0:
+            raise UsageError(f"max_time is {self.max_time_s}: give seconds above 0, or None")
+
+    def deadline(self, started: float) -> float | None:
+        """Return the `time.monotonic()` by which training has to end, where there is a limit."""
+        if self.max_time_s is None:
+            return None
+        # What follows training (codes, calibration, export, parity) takes a few seconds.
+        return started + self.max_time_s - min(6.0, 0.4 * self.max_time_s)
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve "auto" to the GPU where there is one.
+
+    Raises
+    ------
+    UsageError
+        The named device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use 'auto' or 'cpu'"
+        ) from error
+    return device
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Rows that calibrate, as those members meet them that never saw them.
+
+    Attributes
+    ----------
+    features : Tensor [v, d]
+    surprise : Tensor [v, n_columns]
+    """
+
+    features: Tensor
+    surprise: Tensor
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a fit of any detector gives.
+
+    Attributes
+    ----------
+    score : RowScore
+        Frozen, on the CPU.
+    scores : Tensor [v]
+        Of the rows that calibrate, scored like new ones.
+    health : Health
+    record : TrainingRecord
+    networks : dict of str to Tensor
+        State of the trained networks, on the CPU.
+    parameters : FlagshipParameters or Detector
+        Resolved: nothing is left open.
+    facts : dict
+        JSON-ready facts of this kind of detector.
+    """
+
+    score: RowScore
+    scores: Tensor
+    health: Health
+    record: TrainingRecord
+    networks: dict[str, Tensor]
+    parameters: Any
+    facts: dict[str, Any]
+
+
+def torch_seed(seed: int) -> int:
+    """Return the seed of torch's generators that a fit's seed stands for."""
+    return int(np.random.default_rng([seed, 1]).integers(2**62))
+
+
+def distinct_rows(
+    features: Tensor, size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct rows [a, d], at most `size`, how often each occurs [a], and the place of all rows.
+
+    The place, int64 [n], is -1 for rows that were not kept.
+    """
+    distinct, inverse, counts = np.unique(
+        features.cpu().numpy(), axis=0, return_inverse=True, return_counts=True
+    )
+    kept = np.arange(len(distinct))
+    if len(distinct) > size:
+        kept = np.sort(rng.choice(len(distinct), size, replace=False))
+    place = np.full(len(distinct), -1)
+    place[kept] = np.arange(len(kept))
+    return (
+        torch.from_numpy(distinct[kept]).to(features.device),
+        torch.from_numpy(counts[kept].astype(np.float32)).to(features.device),
+        torch.from_numpy(place[inverse.ravel()]),
+    )
+
+
+def gaussian_distance(rows: Tensor, rng: np.random.Generator) -> float:
+    """Median nearest-neighbour distance in Gaussian samples of the rows' size and covariance.
+
+    Small samples are drawn several times, so that the median is no accident of one.
+    """
+    root = _covariance_root(rows)
+    medians = []
+    for _ in range(min(_MOST_DRAWS, -(-_SPACING_SAMPLE // len(rows)))):
+        normal = torch.from_numpy(rng.standard_normal(tuple(rows.shape))).to(rows.device)
+        medians.append(float(nearest_distances((normal @ root).float(), rng).median()))
+    return float(np.mean(medians))
+
+
+def _covariance_root(rows: Tensor) -> Tensor:
+    """Symmetric root of the covariance of rows [a, d], float64 [d, d].
+
+    Values further out than `_FAR_OUT` interquartile ranges are pulled in: one broken row would
+    else make all others look clustered. Columns without such a range are left alone.
+    """
+    values = rows.double()
+    low, middle, high = (values.quantile(level, dim=0) for level in (0.25, 0.5, 0.75))
+    reach = torch.where(high > low, _FAR_OUT * (high - low), torch.inf)
+    values = torch.maximum(torch.minimum(values, middle + reach), middle - reach)
+    centred = values - values.mean(dim=0)
+    variances, axes = torch.linalg.eigh(centred.T @ centred / max(1, len(values) - 1))
+    root: Tensor = (axes * variances.clamp(min=0.0).sqrt()) @ axes.T
+    return root
+
+
+def nearest_distances(memory: Tensor, rng: np.random.Generator) -> Tensor:
+    """Leave-one-out distances of (a sample of) memory rows to the nearest other one."""
+    n = len(memory)
+    if n < 2:
+        return torch.ones(1)
+    sample = torch.from_numpy(np.sort(rng.permutation(n)[:_SPACING_SAMPLE])).to(memory.device)
+    parts = []
+    for start in range(0, len(sample), 256):
+        index = sample[start : start + 256]
+        other = leave_one_out_nearest(memory, index)
+        parts.append((memory[index] - memory[other]).double().norm(dim=1))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def far_auroc(score: RowScore, rows: Tensor, scores: Tensor) -> float:
+    """Return how often normal rows [v, d] outscore those in place once thrown far away.
+
+    Parameters
+    ----------
+    score : RowScore
+    rows : Tensor [v, d]
+        The first `HEALTH_ROWS` are thrown.
+    scores : Tensor [v]
+        Of the rows in place.
+    """
+    real = rows[:HEALTH_ROWS]
+    coins = torch.randint(2, real.shape, generator=torch.Generator().manual_seed(0))
+    no_surprise = torch.zeros(len(real), score.n_columns)
+    thrown = score.scores(real + FAR_AWAY * (2.0 * coins - 1.0), no_surprise)
+    above = thrown.unsqueeze(1) > scores[: len(real)].unsqueeze(0)
+    return float(above.float().mean())
