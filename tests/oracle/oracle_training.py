@@ -15,6 +15,22 @@ def discriminator_loss(real, fake):
     )
 
 
+def objective(name, real, fake, smoothing=0.0, margin=1.0):
+    """Losses of discriminator and generator for one row of each kind, by the papers' formulas."""
+    d = [1.0 / (1.0 + math.exp(-real)), 1.0 / (1.0 + math.exp(-fake))]
+    target = 1.0 - smoothing
+    entropy = -target * math.log(d[0]) - smoothing * math.log(1.0 - d[0]) - math.log(1.0 - d[1])
+    return {
+        "relativistic": (softplus(fake - real), softplus(real - fake)),
+        "minimax": (entropy, math.log(1.0 - d[1])),
+        "non-saturating": (entropy, -math.log(d[1])),
+        "wasserstein": (fake - real, -fake),
+        "hinge": (max(0.0, 1.0 - real) + max(0.0, 1.0 + fake), -fake),
+        "least-squares": (0.5 * (real - target) ** 2 + 0.5 * fake**2, 0.5 * (fake - 1.0) ** 2),
+        "energy-based": (-real + max(0.0, margin + fake), -fake),
+    }[name]
+
+
 def averaged(values, batch_rows, half_life_rows):
     """Average of values[0] (the start) and one value a step, with a ramped half-life."""
     average = values[0]

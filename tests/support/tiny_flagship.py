@@ -25,7 +25,7 @@ def ring(n, seed=0, *, modes=8, spread=0.05):
     return torch.from_numpy(rows.astype(np.float32))
 
 
-def tiny_game(seed=0, rows=None, *, batch_rows=16):
+def tiny_game(seed=0, rows=None, *, batch_rows=16, objective=None):
     """The flagship's game with two members of width 8."""
     rows = ring(64) if rows is None else rows
     sizes = TabularSizes(
@@ -42,7 +42,7 @@ def tiny_game(seed=0, rows=None, *, batch_rows=16):
         networks,
         sampler=sampler,
         scale=SCALE,
-        objective=RelativisticPairing(),
+        objective=objective or RelativisticPairing(),
         weights=GameWeights(),
         batch_rows=batch_rows,
     )
