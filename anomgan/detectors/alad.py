@@ -41,10 +41,10 @@ class ALAD(Detector):
     -----
     The networks are those of the paper's tabular experiments: 64 and 128 units in the generator,
     128 and 64 in the encoder, 128 in the discriminators of rows and 32 in that of codes, and 32
-    latent dimensions. Not as there: no batch normalisation and no dropout (a row's score would depend on
-    other rows, or on chance), fewer and larger steps (the paper's rate of 1e-5 takes 100 epochs);
-    and the logit score is softplus(-logit) of D_xx at (x, G(E(x))), minus the log of what the
-    discriminator believes.
+    latent dimensions. Not as there: no batch normalisation and no dropout (a row's score would
+    depend on other rows, or on chance), fewer and larger steps (the paper's rate of 1e-5 takes 100
+    epochs); and the logit score is softplus(-logit) of D_xx at (x, G(E(x))), minus the log of what
+    the discriminator believes.
 
     References
     ----------
