@@ -140,12 +140,7 @@ def fit_rows(
         # What cannot be kept whatever the scores turn out to be is told before training.
         v = len(division.calibrating)
         require_rate(false_alarm_rate, n=v, has_tail=v >= LEAST_FOR_TAIL)
-    encoder = FeatureEncoder.fit(schema, take(rows, division.trained))
-    if not encoder.n_features:
-        raise TableError(
-            "no column gives a feature: date columns are read by time of day, day of week and "
-            "season, and need at least two full periods of one; add other columns"
-        )
+    encoder = _encoder(schema, take(rows, division.trained))
     features = torch.from_numpy(encoder.transform(rows).features)
     apart = _apart(encoder, rows, division)
     with _one_thread():
@@ -185,6 +180,16 @@ def fit_rows(
         # A generator of its own, so that what else is drawn stays what it was.
         profile=Profile.fit(schema, rows, calibrator.scores, np.random.default_rng([seed, 2])),
     )
+
+
+def _encoder(schema: Schema, rows: Rows) -> FeatureEncoder:
+    encoder = FeatureEncoder.fit(schema, rows)
+    if not encoder.n_features:
+        raise TableError(
+            "no column gives a feature: date columns are read by time of day, day of week and "
+            "season, and need at least two full periods of one; add other columns"
+        )
+    return encoder
 
 
 def _unused_columns(encoder: FeatureEncoder) -> tuple[str, ...]:

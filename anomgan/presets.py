@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 from anomgan.errors import UsageError
 
-__all__ = ["DEFAULT", "MEMBERS", "FlagshipParameters"]
+__all__ = ["DEFAULT", "DETECTOR_NAMES", "MEMBERS", "FlagshipParameters"]
 
 MEMBERS: Final[Mapping[str, int]] = {"split": 2, "cross": 5}
 """Members of the ensemble where none are asked for, by calibration; with "cross" they are the
@@ -147,5 +147,8 @@ class FlagshipParameters:
         """Return the parameters' names."""
         return tuple(f.name for f in fields(cls))
 
+
+DETECTOR_NAMES: tuple[str, ...] = ("anomgan", "alad")
+"""Every detector by name, the flagship first (`anomgan.detectors.registry` has the others)."""
 
 DEFAULT = FlagshipParameters()

@@ -27,6 +27,7 @@ from sklearn.svm import OneClassSVM
 from anomgan.calibration import Calibrator
 from anomgan.errors import UsageError
 from anomgan.groups import row_p_values
+from anomgan.presets import DETECTOR_NAMES
 from anomgan.tables import Schema, open_table
 from anomgan.tables.readers import Batch
 
@@ -165,23 +166,26 @@ def _calibrator(scores: Numbers) -> Calibrator:
 
 @dataclass
 class OwnDetector:
-    """`anomgan.GANDetector` behind the same face.
+    """A detector of ours behind the same face.
 
     Parameters
     ----------
     seed : int
         Its `random_state`.
+    name : str
+        Of `anomgan.presets.DETECTOR_NAMES`.
     parameters : mapping
         Its other parameters.
     """
 
     seed: int
+    name: str = DETECTOR_NAMES[0]
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from anomgan.estimator import GANDetector  # here: to load torch is no part of a fit
+        from anomgan.estimator import detector_class  # here: to load torch is no part of a fit
 
-        self._detector = GANDetector(**self.parameters, random_state=self.seed)
+        self._detector = detector_class(self.name)(**self.parameters, random_state=self.seed)
 
     def fit(self, X: Any) -> Self:
         """Learn from normal rows; calibration rows are held out inside."""
@@ -260,7 +264,7 @@ _FITTERS: dict[str, Fitter] = {
     },
 }
 
-METHODS: tuple[str, ...] = ("anomgan", *_FITTERS)
+METHODS: tuple[str, ...] = (*DETECTOR_NAMES, *_FITTERS)
 """Every method by name; those that begin with `pyod-` need the extra `pyod`."""
 
 DEFAULT_METHODS: tuple[str, ...] = ("anomgan", "knn1", "knn5mean", "lof", "iforest", "ocsvm")
@@ -273,7 +277,7 @@ def fit_numbers(name: str, known: Numbers, seed: int) -> Fitted:
     Parameters
     ----------
     name : str
-        Of `METHODS`, anomgan excepted.
+        Of `METHODS`, our own excepted.
     known : float64 [n, d]
         Scaled rows of normal operation, without gaps.
     seed : int
@@ -296,8 +300,8 @@ def detectors(
     names : sequence of str
         Of `METHODS`.
     parameters : mapping, optional
-        Parameters of anomgan. They become part of its label, as ``anomgan(n_steps=20)``, so that
-        runs with other parameters are other runs.
+        Parameters of our detectors among them. They become part of the label, as
+        ``anomgan(n_steps=20)``, so that runs with other parameters are other runs.
 
     Raises
     ------
@@ -321,29 +325,36 @@ def detectors(
         raise UsageError("\n".join(faults), faults)
     made: dict[str, Callable[[int], Detector]] = {}
     for name in names:
-        if name == "anomgan":
-            made[_label(parameters or {})] = partial(OwnDetector, parameters=dict(parameters or {}))
+        if name in DETECTOR_NAMES:
+            own = dict(parameters or {})
+            made[_label(name, own)] = partial(OwnDetector, name=name, parameters=own)
         else:
             made[name] = partial(Baseline, _FITTERS[name])
     return made
 
 
-def _label(parameters: Mapping[str, Any]) -> str:
-    shown = ";".join(f"{name}={value}" for name, value in sorted(parameters.items()))
-    return f"anomgan({shown})" if shown else "anomgan"
+def _label(name: str, parameters: Mapping[str, Any]) -> str:
+    shown = ";".join(f"{key}={value}" for key, value in sorted(parameters.items()))
+    return f"{name}({shown})" if shown else name
 
 
 def _parameter_faults(names: Sequence[str], parameters: Mapping[str, Any]) -> list[str]:
+    own = [name for name in names if name in DETECTOR_NAMES]
     if not parameters:
         return []
-    if "anomgan" not in names:
-        return [f"parameters are given ({', '.join(parameters)}), but anomgan is not compared"]
-    from anomgan.estimator import GANDetector
+    if not own:
+        return [
+            f"parameters are given ({', '.join(parameters)}), but no detector of ours is compared"
+        ]
+    from anomgan.estimator import detector_class
 
-    # Scores alone do not tell groups, and a benchmark is about the scores.
-    known = sorted(set(GANDetector().get_params()) - {"random_state", "calibrate_by"})
-    return [
-        f"anomgan has no parameter {name!r} to set; there are {', '.join(known)}"
-        for name in parameters
-        if name not in known
-    ]
+    faults = []
+    for detector in own:
+        # Scores alone do not tell groups, and a benchmark is about the scores.
+        known = set(detector_class(detector)().get_params()) - {"random_state", "calibrate_by"}
+        faults += [
+            f"{detector} has no parameter {name!r} to set; there are {', '.join(sorted(known))}"
+            for name in parameters
+            if name not in known
+        ]
+    return faults

@@ -70,12 +70,17 @@ class Case:
     split : callable
         Takes a seed, gives a `LabelledSplit`. With several processes it must be importable from
         them: a function of a module, or a `functools.partial` of one.
+    flagged_share : float, optional
+        Share of the test rows that are called anomalous for precision and recall, the highest
+        scores first, as papers do that know the test's share of anomalies. None: as many rows as
+        there are anomalies.
     """
 
     suite: str
     name: str
     protocol: str
     split: Callable[[int], LabelledSplit]
+    flagged_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ class Run:
         Seconds, one thread.
     error : str
         What went wrong, in one line; empty where nothing did.
+    precision, recall : float
+        Of the rows above the quantile of the scores that leaves the case's share of flags.
     """
 
     suite: str
@@ -109,6 +116,14 @@ class Run:
     fit_s: float = math.nan
     score_s: float = math.nan
     error: str = ""
+    precision: float = math.nan
+    recall: float = math.nan
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; NaN where the run failed."""
+        total = self.precision + self.recall
+        return 2.0 * self.precision * self.recall / total if total else 0.0
 
     @property
     def key(self) -> tuple[str, str, str, int, str]:
@@ -120,6 +135,8 @@ Progress = Callable[[int, int, Run], None]
 """Called after every run with the runs done, the runs in all, and the run."""
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Run))
+_FORMER_FIELDS = _FIELDS[:-2]
+"""Of results files from before there were precision and recall; those are empty there."""
 _INTEGERS = ("seed", "rows", "columns")
 _TEXTS = ("suite", "set", "protocol", "method", "error")
 
@@ -209,7 +226,7 @@ def read_runs(path: str | os.PathLike[str]) -> tuple[Run, ...]:
     text = _complete_lines(Path(path))
     reader = csv.reader(StringIO(text, newline=""))
     header = tuple(next(reader, ()))
-    if text and header != _FIELDS:
+    if text and header not in (_FIELDS, _FORMER_FIELDS):
         raise UsageError(
             f"{path} holds no benchmark results: its first line should be {','.join(_FIELDS)}; "
             "name another file with -o"
@@ -217,7 +234,7 @@ def read_runs(path: str | os.PathLike[str]) -> tuple[Run, ...]:
     runs = []
     for cells in reader:
         try:
-            runs.append(Run(**{n: _value(n, c) for n, c in zip(_FIELDS, cells, strict=True)}))
+            runs.append(Run(**{n: _value(n, c) for n, c in zip(header, cells, strict=True)}))
         except ValueError as error:
             raise UsageError(
                 f"{path}, line {reader.line_num}: no result of a run ({error}); delete that line"
@@ -249,6 +266,9 @@ def _begin(path: Path) -> None:
         if not text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(",".join(_FIELDS) + "\n", encoding="utf-8", newline="")
+        elif text.startswith(",".join(_FORMER_FIELDS) + "\n"):
+            lines = [",".join(_FIELDS), *(f"{line},," for line in text.splitlines()[1:])]
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
         elif path.stat().st_size > len(text.encode()):
             os.truncate(path, len(text.encode()))
     except OSError as error:
@@ -337,19 +357,24 @@ def _run(task: _Task) -> Run:
         split = case.split(task.seed)
         n_rows, n_columns = split.X_train.shape
         run = dataclasses.replace(run, rows=int(n_rows), columns=int(n_columns))
-        return _measured(run, task.factory(task.seed), split)
+        return _measured(run, task.factory(task.seed), split, case.flagged_share)
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         return dataclasses.replace(run, error=message[:_SHOWN_ERROR])
 
 
-def _measured(run: Run, detector: Detector, split: LabelledSplit) -> Run:
+def _measured(
+    run: Run, detector: Detector, split: LabelledSplit, flagged_share: float | None
+) -> Run:
     started = time.perf_counter()
     detector.fit(split.X_train)
     fitted = time.perf_counter()
     scores = np.asarray(detector.score(split.X_test), dtype=np.float64)
     scored = time.perf_counter()
     flags = detector.p_values(scores) <= FALSE_ALARM_RATE
+    share = float(split.y_test.mean()) if flagged_share is None else flagged_share
+    called = scores > np.quantile(scores, 1.0 - share)
+    right = float((called & (split.y_test == 1)).sum())
     return dataclasses.replace(
         run,
         auroc=auroc(split.y_test, scores),
@@ -357,4 +382,6 @@ def _measured(run: Run, detector: Detector, split: LabelledSplit) -> Run:
         false_alarm_rate=false_alarm_rate(split.y_test, flags),
         fit_s=fitted - started,
         score_s=scored - fitted,
+        precision=right / max(1.0, float(called.sum())),
+        recall=right / float(split.y_test.sum()),
     )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLE_PROTOCOL", "file_cases", "protocol_label", "split_set", "suite_cases"]
 
+PAPERS_PROTOCOL = "papers"
+"""What results on sets of papers carry, as `papers-clean` (`anomgan_datasets.papers_split`)."""
 TABLE_PROTOCOL = "table"
 """What results of raw tables carry: their own files, or 60/40 (`anomgan_datasets.table_split`)."""
 
@@ -40,9 +42,11 @@ def suite_cases(
     Parameters
     ----------
     suites : sequence of str
-        `adbench`, `tables`, `embedded`.
+        `adbench`, `tables`, `embedded`, `papers`.
     protocols : sequence of str
-        `clean`, `published`; for raw tables only `clean` is possible, and is `table_split`.
+        `clean`, `published`; for raw tables only `clean` is possible, and is `table_split`. For
+        sets of papers both have the papers' halves, and `published` leaves anomalies in the
+        training half, as their code does for Arrhythmia.
     sets : sequence of str
         Names of sets to keep; none keeps all.
     contamination : sequence of float
@@ -59,7 +63,7 @@ def suite_cases(
         `clean` is to be contaminated.
     """
     from anomgan.evaluation.benchmark import Case
-    from anomgan_datasets import names
+    from anomgan_datasets import PAPER_SHARES, names
 
     known = {suite: names(suite) for suite in suites}
     absent = sorted(set(sets) - {name for found in known.values() for name in found})
@@ -68,18 +72,30 @@ def suite_cases(
         raise UsageError(f"no set {', '.join(absent)} in {', '.join(suites)}; there are {there}")
     if "tables" in suites and "published" in protocols:
         raise UsageError("protocol published is for arrays: leave --suite tables to another run")
-    if any(contamination) and ("tables" in suites or "published" in protocols):
+    if any(contamination) and ({"tables", "papers"} & set(suites) or "published" in protocols):
         raise UsageError("only protocol clean of arrays can be contaminated (--contamination)")
     return [
-        Case(suite, name, label, partial(split_set, name, kind, share, split_seed))
+        Case(
+            suite,
+            name,
+            protocol_label(kind, share, split_seed),
+            partial(split_set, name, kind, share, split_seed),
+            PAPER_SHARES.get(name) if suite == "papers" else None,
+        )
         for suite, found in known.items()
         for protocol in protocols
-        for kind in (TABLE_PROTOCOL if suite == "tables" else protocol,)
+        for kind in (_kind(suite, protocol),)
         for share in contamination
-        for label in (protocol_label(kind, share, split_seed),)
         for name in found
         if not sets or name in sets
     ]
+
+
+def _kind(suite: str, protocol: str) -> str:
+    """Return the kind of split that a protocol means in a suite."""
+    if suite == "papers":
+        return f"{PAPERS_PROTOCOL}-{protocol}"
+    return TABLE_PROTOCOL if suite == "tables" else protocol
 
 
 def protocol_label(protocol: str, contamination: float, split_seed: int | None) -> str:
@@ -92,9 +108,11 @@ def split_set(
     name: str, protocol: str, contamination: float, split_seed: int | None, seed: int
 ) -> Split:
     """Split a registered set."""
-    from anomgan_datasets import clean_split, published_split, table_split
+    from anomgan_datasets import clean_split, papers_split, published_split, table_split
 
     dataset = _dataset(name)
+    if protocol.startswith(PAPERS_PROTOCOL):
+        return papers_split(dataset, contaminated=protocol.endswith("published"))
     chosen = seed if split_seed is None else split_seed
     if protocol == TABLE_PROTOCOL:
         return table_split(dataset, chosen)

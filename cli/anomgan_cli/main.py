@@ -9,6 +9,7 @@ import typer
 
 from anomgan_cli.commands.benchmark import benchmark
 from anomgan_cli.commands.demo import demo
+from anomgan_cli.commands.detectors import detectors
 from anomgan_cli.commands.evaluate import evaluate
 from anomgan_cli.commands.explain import explain
 from anomgan_cli.commands.export import export
@@ -52,6 +53,6 @@ def _main(
     logging.getLogger("anomgan").addHandler(logging.NullHandler())
 
 
-for _command in (fit, score, explain, evaluate, inspect, threshold, export, demo):
+for _command in (fit, score, explain, evaluate, inspect, threshold, export, detectors, demo):
     app.command()(_command)
 app.add_typer(benchmark)

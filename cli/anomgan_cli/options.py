@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import time
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +23,7 @@ __all__ = [
     "ProviderOption",
     "Quiet",
     "parse_duration",
+    "parse_parameter",
     "time_left",
 ]
 
@@ -66,6 +68,19 @@ def parse_duration(text: str) -> float:
     if seconds <= 0.0:
         raise typer.BadParameter(f"{text!r} is no time: give seconds (90), or 30s, 5m, 1h")
     return seconds
+
+
+def parse_parameter(text: str) -> tuple[str, Any]:
+    """Return name and value of ``n_steps=500`` or ``objective=hinge``."""
+    from anomgan.errors import UsageError
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise UsageError(f"--set {text}: KEY=VALUE is expected, as n_steps=500")
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()  # a word, as objective=hinge
 
 
 Model = Annotated[

@@ -17,7 +17,14 @@ the groups `embedded` and `synthetic` need none.
 from anomgan_datasets.exports import csv_files
 from anomgan_datasets.loaders import Dataset, data_dir, load
 from anomgan_datasets.registry import Card, Part, Reader, Yardstick, card, names
-from anomgan_datasets.splits import Split, clean_split, published_split, table_split
+from anomgan_datasets.splits import (
+    PAPER_SHARES,
+    Split,
+    clean_split,
+    papers_split,
+    published_split,
+    table_split,
+)
 from anomgan_datasets.synthetic import (
     Synthetic,
     gaussian_blocks,
@@ -27,6 +34,7 @@ from anomgan_datasets.synthetic import (
 )
 
 __all__ = [
+    "PAPER_SHARES",
     "Card",
     "Dataset",
     "Part",
@@ -44,6 +52,7 @@ __all__ = [
     "load",
     "machine_log",
     "names",
+    "papers_split",
     "published_split",
     "table_split",
 ]

@@ -16,11 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from anomgan.errors import DatasetError
 from anomgan_datasets.loaders import Dataset
 
-__all__ = ["Split", "clean_split", "published_split", "table_split"]
+__all__ = ["PAPER_SHARES", "Split", "clean_split", "papers_split", "published_split", "table_split"]
 
 _CLEAN_ROWS = 10_000
 _PUBLISHED_LEAST, _PUBLISHED_MOST = 1_000, 50_000
 _TABLE_TRAIN_SHARE = 0.6
+_PAPERS_SEED = 42
+
+PAPER_SHARES = {"kdd99_10percent": 0.2, "arrhythmia_odds": 0.15}
+"""Share of the test rows that the papers call anomalous, by set."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,38 @@ def table_split(dataset: Dataset, seed: int) -> Split:
     train_rows = np.sort(drawn[: int(_TABLE_TRAIN_SHARE * len(normal))])
     test_rows = np.setdiff1d(np.arange(len(dataset.y)), train_rows)
     return _split(dataset.X, dataset.y, train_rows, test_rows)
+
+
+def papers_split(dataset: Dataset, *, contaminated: bool = False) -> Split:
+    """Split as the code of EGBAD and ALAD does: the same halves for every seed of a method.
+
+    Half of the rows train, drawn as their code draws them (pandas' `sample` for KDD-99, where
+    attacks are the normal class; scikit-learn's `train_test_split` for Arrhythmia, both seeded with
+    42); the other half is scored.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        `kdd99_10percent` or `arrhythmia_odds`.
+    contaminated : bool
+        Leave the anomalous rows in the training half, as their code does for Arrhythmia.
+
+    Raises
+    ------
+    DatasetError
+        The set is of no paper.
+    """
+    name, labels = dataset.card.name, dataset.y
+    if name not in PAPER_SHARES:
+        raise DatasetError(f"{name} is in no paper's protocol: there are {', '.join(PAPER_SHARES)}")
+    order = np.random.RandomState(_PAPERS_SEED).permutation(len(labels))
+    half = len(labels) // 2
+    train, test = order[:half], order[half:]
+    if name == "arrhythmia_odds":
+        train, test = test, train
+    if not contaminated:
+        train = train[labels[train] == 0]
+    return _split(dataset.X, labels, np.sort(train), np.sort(test))
 
 
 def _labels(y: ArrayLike) -> NDArray[np.int8]:

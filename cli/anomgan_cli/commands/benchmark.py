@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +13,7 @@ from anomgan_cli.options import (
     Debug,
     NormalLabels,
     Quiet,
+    parse_parameter,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Suite(StrEnum):
     ADBENCH = "adbench"
     TABLES = "tables"
     EMBEDDED = "embedded"
+    PAPERS = "papers"
 
 
 class Protocol(StrEnum):
@@ -58,7 +59,8 @@ Suites = Annotated[
     typer.Option(
         "--suite",
         metavar="SUITE",
-        help="adbench (default), tables (raw ones) or embedded (scikit-learn's); repeatable.",
+        help="adbench (default), tables (raw ones), embedded (scikit-learn's) or papers (KDD-99, "
+        "Arrhythmia); repeatable.",
     ),
 ]
 Protocols = Annotated[
@@ -97,7 +99,9 @@ Sets = Annotated[
 Parameters = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="A parameter of anomgan, as n_steps=500; repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="A parameter of our detectors, as n_steps=500; repeatable.",
     ),
 ]
 Output = Annotated[
@@ -134,7 +138,7 @@ def accuracy(
 ) -> None:
     """Compare detectors by AUROC, average precision, false alarms and seconds; one row a run."""
     numbers = _seeds(seeds)
-    values = dict(_parameter(text) for text in parameters or ())
+    values = dict(parse_parameter(text) for text in parameters or ())
     chosen = list(dict.fromkeys(p.value for p in protocol or (Protocol.CLEAN,)))
     if table is None:
         cases = _suite_cases(
@@ -221,15 +225,3 @@ def _seeds(text: str) -> list[int]:
     if not found or not all(seed.isascii() and seed.isdigit() for seed in found):
         raise UsageError(f"--seeds {text}: whole numbers with commas are expected, as 0,1,2")
     return list(dict.fromkeys(int(seed) for seed in found))
-
-
-def _parameter(text: str) -> tuple[str, Any]:
-    from anomgan.errors import UsageError
-
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip() or not value.strip():
-        raise UsageError(f"--set {text}: KEY=VALUE is expected, as n_steps=500")
-    try:
-        return name.strip(), ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
-        return name.strip(), value.strip()  # a word, as objective=hinge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ from anomgan_cli.options import (
     OnBadRow,
     Quiet,
     parse_duration,
+    parse_parameter,
     time_left,
 )
 
@@ -80,6 +81,18 @@ CalibrationOption = Annotated[
         "never saw it: for a few hundred rows or fewer.",
     ),
 ]
+DetectorName = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="What is trained; `anomgan detectors` lists all there are."),
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A parameter of the detector, as n_steps=500; repeatable.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
 MaxTime = Annotated[
     float | None,
@@ -110,6 +123,8 @@ def fit(
     false_alarm_rate: FalseAlarmRate = None,
     calibrate_by: CalibrateBy = None,
     calibration: CalibrationOption = Calibration.SPLIT,
+    detector: DetectorName = "anomgan",
+    parameter: Parameters = None,
     seed: Seed = 0,
     max_time: MaxTime = None,
     force: Force = False,
@@ -136,10 +151,9 @@ def fit(
         frame = _normal_rows(_read(reader), label, normal, source)
     kinds = [tuple(names or ()) for names in (drop, categorical, numeric)]
     options = SchemaOptions(kinds[0], kinds[1], kinds[2], id_column, label)
-    parameters = {
+    parameters = _parameters(detector, calibration, parameter) | {
         "false_alarm_rate": false_alarm_rate,
         "calibrate_by": calibrate_by,
-        "calibration": calibration.value,
         "random_state": seed,
     }
     _study(frame, options, calibrate_by, source, quiet=quiet)
@@ -150,6 +164,7 @@ def fit(
         bundle = fit_table(
             frame,
             options=options,
+            detector=detector,
             parameters=parameters,
             source=source,
             output=model,
@@ -159,6 +174,30 @@ def fit(
             max_time=time_left(max_time, started),
         )
     _conclude(bundle.manifest, model, quiet=quiet)
+
+
+def _parameters(detector: str, calibration: Calibration, texts: list[str] | None) -> dict[str, Any]:
+    """Return what the detector is made with; an unknown one is told before anything is read."""
+    from anomgan.errors import UsageError
+    from anomgan.presets import DETECTOR_NAMES
+
+    if detector not in DETECTOR_NAMES:
+        raise UsageError(
+            f"there is no detector {detector!r} (--detector): choose one of "
+            f"{', '.join(DETECTOR_NAMES)}"
+        )
+    own = dict(parse_parameter(text) for text in texts or ())
+    taken = sorted(set(own) & {"false_alarm_rate", "calibrate_by", "random_state", "calibration"})
+    if taken:
+        raise UsageError(f"{', '.join(taken)} cannot be --set: there are options for these")
+    if detector == DETECTOR_NAMES[0]:
+        return own | {"calibration": calibration.value}
+    if calibration is not Calibration.SPLIT:
+        raise UsageError(
+            f"--calibration {calibration.value} takes an ensemble, and {detector} is one network: "
+            "leave it out, or take the detector anomgan"
+        )
+    return own
 
 
 def _conclude(manifest: Manifest, model: str, *, quiet: bool) -> None:
