@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from anomgan.errors import TrainingError, TrainingInterrupted
+from anomgan.errors import TrainingError, TrainingInterrupted, UsageError
 from anomgan.training.checkpoints import Checkpointer, TrainingState
 
 __all__ = ["Phase", "Progress", "Sampler", "Trainer", "TrainingPlan", "TrainingRecord"]
@@ -38,6 +38,13 @@ _REPORT_S = 0.2
 class Phase:
     """One kind of update.
 
+    A phase has a window of the training, for methods in stages. Its bounds are shares of the
+    plan's length as it is now, rounded to steps. Without a deadline that is `n_steps`. With one
+    the length follows the pace, so the windows do too, and the stages keep their shares of the
+    time; around a boundary a window may then open or close for a few steps more than once. A
+    window shorter than half a step may hold none. Windows that meet neither overlap nor leave a
+    gap.
+
     Attributes
     ----------
     name : str
@@ -48,13 +55,45 @@ class Phase:
         Returns named scalar losses; their sum is minimised.
     interval : int
         The phase runs at every `interval`-th step (lazy regularisation, Karras et al.,
-        2020, appendix B; the phase's own weight makes up for the skipped steps).
+        2020, appendix B; the phase's own weight makes up for the skipped steps). Counted
+        from the start of the training, not of the window.
+    repeats : int
+        Updates at each step at which the phase runs; the loss is called anew for each (the k
+        discriminator steps of Goodfellow et al., 2014, algorithm 1).
+    start, stop : float
+        The window: the phase runs from the share `start` of the planned steps until just
+        before the share `stop`.
+    after : callable or None
+        Called after each of the phase's optimiser steps, without gradients: a projection of
+        the parameters, such as weight clipping.
+
+    Raises
+    ------
+    UsageError
+        An attribute is out of its range.
     """
 
     name: str
     player: str
     loss: Callable[[], Mapping[str, Tensor]]
     interval: int = 1
+    repeats: int = 1
+    start: float = 0.0
+    stop: float = 1.0
+    after: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} is {getattr(self, name)}, it must be at least 1"
+            for name in ("interval", "repeats")
+            if getattr(self, name) < 1
+        ]
+        if not 0.0 <= self.start < self.stop <= 1.0:
+            faults.append(
+                f"the window is {self.start} to {self.stop}, it must lie in [0, 1] and not be empty"
+            )
+        if faults:
+            raise UsageError(f"phase {self.name!r}: {'; '.join(faults)}", faults)
 
 
 @dataclass(frozen=True)
@@ -76,6 +115,9 @@ class TrainingPlan:
         Half-life of the averaged weights, in real rows a member saw.
     deadline : float or None
         `time.monotonic()` value by which training ends, whatever the step.
+    rates : mapping of str to float
+        Factors on the learning rate by player, 1 for those not named: the two time-scale
+        update rule (Heusel et al., 2017, section 2) has a faster discriminator.
     """
 
     n_steps: int
@@ -85,6 +127,7 @@ class TrainingPlan:
     weight_decay: float
     ema_half_life_samples: float
     deadline: float | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -108,12 +151,20 @@ class Sampler:
     n_members : int
     rng : torch.Generator
         On the same device.
+
+    Attributes
+    ----------
+    done : float
+        Share of the planned steps that are done, in [0, 1): what a loss that changes over
+        training reads. The trainer sets it before every step, from the step alone, so that a
+        resumed run finds it as it was.
     """
 
     def __init__(self, rows: Tensor, n_members: int, rng: torch.Generator) -> None:
         self.data = rows
         self.n_members = n_members
         self.rng = rng
+        self.done = 0.0
 
     def rows(self, n: int) -> Tensor:
         """Draw [m, n, d] real rows, independently for each member, with replacement."""
@@ -148,6 +199,11 @@ class Trainer:
     monitor : callable, optional
         Measures health without labels at each snapshot, for the record and the progress bar;
         it must draw from no generator of the training.
+
+    Raises
+    ------
+    UsageError
+        `plan.rates` has a factor for no player, or one that is not above 0.
     """
 
     def __init__(
@@ -168,6 +224,7 @@ class Trainer:
         self.plan = plan
         self.checkpointer = checkpointer
         self.monitor = monitor
+        _check_rates(plan.rates, self.players)
         self.optimizers = {
             name: torch.optim.AdamW(
                 parameters,
@@ -236,13 +293,15 @@ class Trainer:
 
     def _update(self) -> None:
         rate = self.plan.learning_rate * self._rate_factor * self._decay()
-        for optimizer in self.optimizers.values():
+        for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * self.plan.rates.get(name, 1.0)
+        self.sampler.done = self._step / self._n_steps
         for phase in self.phases:
-            if self._step % phase.interval:
+            if self._step % phase.interval or not self._in_window(phase):
                 continue
-            self._run_phase(phase)
+            for _ in range(phase.repeats):
+                self._run_phase(phase)
         # The half-life is ramped up with the rows seen, so that the random start is forgotten.
         seen = (self._step + 1) * self.plan.batch_rows
         half_life = min(self.plan.ema_half_life_samples, 0.1 * seen)
@@ -250,6 +309,10 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_(self.averaged, self.parameters, 1.0 - keep)
         self._step += 1
+
+    def _in_window(self, phase: Phase) -> bool:
+        first, end = round(phase.start * self._n_steps), round(phase.stop * self._n_steps)
+        return first <= self._step < end
 
     def _run_phase(self, phase: Phase) -> None:
         own = self.players[phase.player]
@@ -263,6 +326,9 @@ class Trainer:
         total = torch.stack(tuple(losses.values())).sum()
         total.backward()  # type: ignore[no-untyped-call]
         self.optimizers[phase.player].step()
+        if phase.after is not None:
+            with torch.no_grad():
+                phase.after()
         self._runs[phase.name] += 1
         for name, value in losses.items():
             key = f"{phase.name}.{name}"
@@ -361,6 +427,21 @@ class Trainer:
             f"training was stopped at step {self._step} of {self._n_steps}; go on with the same "
             f"command and --resume (checkpoint: {self.checkpointer.path})"
         )
+
+
+def _check_rates(rates: Mapping[str, float], players: Mapping[str, object]) -> None:
+    faults = [
+        f"a learning-rate factor is for {name!r}, the players are {sorted(players)}"
+        for name in rates
+        if name not in players
+    ]
+    faults += [
+        f"the learning-rate factor of {name!r} is {factor}, it must be above 0"
+        for name, factor in rates.items()
+        if not factor > 0.0
+    ]
+    if faults:
+        raise UsageError("; ".join(faults), faults)
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
