@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from anomgan.nets.initialisation import initialise
+
 __all__ = ["LEAK", "Activation", "BatchedLinear", "BatchedMLP"]
 
 Activation = Literal["leaky_relu", "elu", "relu", "tanh"]
@@ -37,6 +39,13 @@ class BatchedLinear(nn.Module):
         Source of the initial weights; the global generator is never used.
     gain : float
         Standard deviation of an output for unit-variance inputs (He et al., 2015, eq. 10).
+    scheme : str
+        Of the initial weights, a key of `initialisation.INITIALISERS`.
+
+    Raises
+    ------
+    UsageError
+        The scheme is not known.
     """
 
     def __init__(
@@ -47,16 +56,21 @@ class BatchedLinear(nn.Module):
         *,
         generator: torch.Generator,
         gain: float,
+        scheme: str = "he",
     ) -> None:
         super().__init__()
         weight = torch.empty(n_members, in_features, out_features)
-        weight.normal_(0.0, gain / math.sqrt(in_features), generator=generator)
+        initialise(weight, scheme, gain=gain, generator=generator)
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(n_members, 1, out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [m, n, in] to [m, n, out]."""
         return torch.baddbmm(self.bias, x, self.weight)
+
+    def frozen_weight(self) -> Tensor:
+        """Return the matrices [m, in, out] that a trained layer multiplies with, for export."""
+        return self.weight.detach()
 
 
 class BatchedMLP(nn.Module):
@@ -72,6 +86,10 @@ class BatchedMLP(nn.Module):
     generator : torch.Generator
     activation : {"leaky_relu", "elu", "relu", "tanh"}
         Of the hidden layers.
+    linear : type of BatchedLinear
+        Of all layers, the last one too: `spectral.SpectralLinear` bounds every slope.
+    scheme : str
+        Of the initial weights, a key of `initialisation.INITIALISERS`.
     """
 
     def __init__(
@@ -81,12 +99,14 @@ class BatchedMLP(nn.Module):
         *,
         generator: torch.Generator,
         activation: Activation = "leaky_relu",
+        linear: type[BatchedLinear] = BatchedLinear,
+        scheme: str = "he",
     ) -> None:
         super().__init__()
         self.activation: Activation = activation
         gains = [math.sqrt(2.0 / (1.0 + LEAK**2))] * (len(sizes) - 2) + [1.0]
         self.layers = nn.ModuleList(
-            BatchedLinear(n_members, n_in, n_out, generator=generator, gain=gain)
+            linear(n_members, n_in, n_out, generator=generator, gain=gain, scheme=scheme)
             for (n_in, n_out), gain in zip(pairwise(sizes), gains, strict=True)
         )
 

@@ -1,0 +1,96 @@
+"""Spectral normalisation: linear layers whose slope is at most 1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from anomgan.nets.batched import BatchedLinear
+
+__all__ = ["SpectralLinear"]
+
+_WARM_UP = 15
+"""Power iterations at construction, as in `torch.nn.utils.parametrizations.spectral_norm`."""
+_LEAST_NORM = 1e-12
+"""A matrix of zeros stays one."""
+
+
+class SpectralLinear(BatchedLinear):
+    """One affine map a member, its matrix divided by its largest singular value.
+
+    Miyato et al., 2018, "Spectral normalization for generative adversarial networks", eq. 8
+    and algorithm 1. With leaky rectifiers between such layers a network is 1-Lipschitz.
+
+    The singular value is estimated by power iteration, one a training forward, from a vector
+    that is kept between forwards. A training forward is one in which the layer's own weight
+    learns: in the opponent's phase, and without gradients, the estimate stands still. The
+    vector is a parameter that no optimiser moves, so that checkpoints hold it and a resumed
+    run goes on with it. (Its average over training, which ends up in the networks, is a start
+    like any other; what is exported is `frozen_weight`, which does not need it.)
+
+    Parameters
+    ----------
+    n_members, in_features, out_features : int
+        Sizes; `weight` is [m, in, out], `bias` [m, 1, out], `left` [m, 1, in].
+    generator : torch.Generator
+        Source of the initial weights and vectors; the global generator is never used.
+    gain : float
+        Of the initial weights. Only a scale, which the division takes out again; it still
+        decides how far a step of the optimiser turns them.
+    scheme : str
+        Of the initial weights, a key of `initialisation.INITIALISERS`.
+    """
+
+    def __init__(
+        self,
+        n_members: int,
+        in_features: int,
+        out_features: int,
+        *,
+        generator: torch.Generator,
+        gain: float,
+        scheme: str = "he",
+    ) -> None:
+        super().__init__(
+            n_members, in_features, out_features, generator=generator, gain=gain, scheme=scheme
+        )
+        left = torch.empty(n_members, 1, in_features).normal_(generator=generator)
+        self.left = nn.Parameter(normalize(left, dim=2), requires_grad=False)
+        with torch.no_grad():
+            for _ in range(_WARM_UP):
+                self.left.copy_(self._iterated()[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [m, n, in] to [m, n, out]."""
+        return torch.baddbmm(self.bias, x, self.weight / self._norm())
+
+    def frozen_weight(self) -> Tensor:
+        """Return the matrices [m, in, out] over their exact largest singular values.
+
+        Computed in float64 and no longer an estimate: what a frozen score may be built on.
+        """
+        weight = self.weight.detach().double()
+        norm: Tensor = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)  # [m, 1, 1]
+        return (weight / norm.clamp(min=_LEAST_NORM)).to(self.weight.dtype)
+
+    def _norm(self) -> Tensor:
+        """Estimate the largest singular values, [m, 1, 1], with the weight's gradient."""
+        if self.training and torch.is_grad_enabled() and self.weight.requires_grad:
+            left, right = self._iterated()
+            with torch.no_grad():
+                self.left.copy_(left)
+        else:
+            # A copy: the graph must not see the vector change in a later forward.
+            left = normalize(self.left.detach().clone(), dim=2)
+            right = normalize(left @ self.weight.detach(), dim=2)
+        # The vectors count as constants: at convergence that is the singular value's gradient.
+        norm: Tensor = left @ self.weight @ right.transpose(1, 2)
+        return norm.clamp(min=_LEAST_NORM)
+
+    def _iterated(self) -> tuple[Tensor, Tensor]:
+        """One power iteration: left [m, 1, in] and right [m, 1, out] singular vectors."""
+        weight = self.weight.detach()
+        right = normalize(self.left.detach() @ weight, dim=2)
+        left = normalize(right @ weight.transpose(1, 2), dim=2)
+        return left, right
