@@ -122,10 +122,10 @@ class BatchedMLP(nn.Module):
         return self.layers[-1](self.hidden(x))  # type: ignore[no-any-return]
 
     def frozen(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return copies of the matrices [m, in, out] and biases [m, 1, out]."""
+        """Return copies of the matrices [m, in, out], as they act, and biases [m, 1, out]."""
         layers = [layer for layer in self.layers if isinstance(layer, BatchedLinear)]
         return (
-            [layer.weight.detach().clone() for layer in layers],
+            [layer.frozen_weight().detach().clone() for layer in layers],
             [layer.bias.detach().clone() for layer in layers],
         )
 

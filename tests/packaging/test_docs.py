@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cli_reference import cli_reference
+from detector_reference import detector_reference
 from typer.testing import CliRunner
 
 from anomgan_cli.main import app
@@ -100,6 +101,11 @@ def test_the_python_of_the_model_format_gives_the_scores_of_the_scorer(machine: 
 def test_the_command_line_reference_is_up_to_date() -> None:
     written = (REPOSITORY / "docs" / "cli-reference.md").read_text(encoding="utf-8")
     assert written == cli_reference(), "run python tests/support/cli_reference.py"
+
+
+def test_detector_reference_is_what_the_detectors_say() -> None:
+    written = (REPOSITORY / "docs" / "detectors.md").read_text(encoding="utf-8")
+    assert written == detector_reference(), "run python tests/support/detector_reference.py"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/user-guide.md"])
