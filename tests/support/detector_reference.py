@@ -17,28 +17,33 @@ __all__ = ["detector_reference"]
 INTRODUCTION = """\
 # Detectors
 
-Written by `python tests/support/detector_reference.py > docs/detectors.md` from the detectors' own
-documentation.
+Written by `python tests/support/detector_reference.py > docs/detectors.md` from the detectors'
+own documentation.
 
-`anomgan fit normal.csv` trains the flagship, `anomgan` ([how its score works](how-the-score-works.md)).
-`anomgan fit normal.csv --detector NAME` trains a detector of the literature instead, with
-`--set KEY=VALUE` for its parameters; in Python, `from anomgan.literature import ALAD`. Everything else
-is the same for all: kinds of columns, calibration by held-out rows, contributions, one ONNX file, the
-model directory, `score`, `evaluate`, `explain`.
+`anomgan fit normal.csv` trains the flagship, `anomgan` ([how its score
+works](how-the-score-works.md)). `anomgan fit normal.csv --detector NAME` trains a detector of
+the literature instead, with `--set KEY=VALUE` for its parameters; in Python, `from
+anomgan.literature import ALAD`. Everything else is the same for all: kinds of columns,
+calibration by held-out rows, contributions, one ONNX file, the model directory, `score`,
+`evaluate`, `explain`.
 
-They are here to be right, so that they can be compared with. Each is its paper's method: networks,
-losses and score as published, with deviations listed. What all of them have in common:
+They are here to be right, so that they can be compared with. Each is its paper's method:
+networks, losses and score as published, with deviations listed. What all of them have in
+common:
 
-- **Rows** are encoded as for the flagship: standardised numbers, phases of dates, categories, and
-  indicators of missing cells. A state never seen in training adds log(*n* + 1) to the score.
-- **Score.** The paper's value *A*(*x*), never negative, is divided by its median over the calibration
-  rows (`unit` in the model's facts), and 1 is added: scores rank as the paper's do, and a typical
-  normal row has 2. What the formula says of a feature goes to its column, what it says of the row as a
-  whole to the place `discriminator`.
-- **Training** is the one training loop of the project. The weights kept are an exponential moving
-  average; losses that are not finite lead back to the last good snapshot; the learning rate falls along
-  a cosine. Nothing uses batch normalisation or dropout, as a row's score must depend on that row alone.
-- **One network each**, so `--calibration cross`, which takes an ensemble, is for the flagship only.
+- **Rows** are encoded as for the flagship: standardised numbers, phases of dates, categories,
+  and indicators of missing cells. A state never seen in training adds log(*n* + 1) to the
+  score.
+- **Score.** The paper's value *A*(*x*), never negative, is divided by its median over the
+  calibration rows (`unit` in the model's facts), and 1 is added: scores rank as the paper's do,
+  and a typical normal row has 2. What the formula says of a feature goes to its column, what it
+  says of the row as a whole to the place `discriminator`.
+- **Training** is the one training loop of the project. The weights kept are an exponential
+  moving average; losses that are not finite lead back to the last good snapshot; the learning
+  rate falls along a cosine. Nothing uses batch normalisation or dropout, as a row's score must
+  depend on that row alone.
+- **One network each**, so `--calibration cross`, which takes an ensemble, is for the flagship
+  only.
 
 | name | what it is | paper |
 |---|---|---|

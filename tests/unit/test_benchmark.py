@@ -183,7 +183,7 @@ def test_methods_are_named_and_faults_told_together() -> None:
         "anomgan has no parameter 'steps' to set",
         "anomgan has no parameter 'random_state' to set",
     ]
-    with pytest.raises(UsageError, match=r"parameters are given \(n_steps\), but anomgan is not"):
+    with pytest.raises(UsageError, match=r"parameters are given \(n_steps\), but no detector"):
         detectors(["knn1"], {"n_steps": 3})
 
 
