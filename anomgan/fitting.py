@@ -126,12 +126,7 @@ def fit_rows(
         No usable model came out.
     """
     started = control.started if control.started is not None else time.monotonic()
-    n = len(rows.numeric)
-    if n < MIN_ROWS:
-        raise TableError(
-            f"{n} row{'s' * (n != 1)} cannot be learnt from: at least {MIN_ROWS} normal rows are "
-            "needed, and a few hundred for a threshold that can be trusted"
-        )
+    n = _enough(len(rows.numeric))
     device = choose_device(control.device)
     rng = np.random.default_rng(seed)
     groups = None if calibrate_by is None else _group_column(schema, rows, calibrate_by)
@@ -180,6 +175,15 @@ def fit_rows(
         # A generator of its own, so that what else is drawn stays what it was.
         profile=Profile.fit(schema, rows, calibrator.scores, np.random.default_rng([seed, 2])),
     )
+
+
+def _enough(n: int) -> int:
+    if n < MIN_ROWS:
+        raise TableError(
+            f"{n} row{'s' * (n != 1)} cannot be learnt from: at least {MIN_ROWS} normal rows are "
+            "needed, and a few hundred for a threshold that can be trusted"
+        )
+    return n
 
 
 def _encoder(schema: Schema, rows: Rows) -> FeatureEncoder:

@@ -7,17 +7,38 @@ accuracy --set KEY=VALUE`` puts another value beside it.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Final
 
 from anomgan.errors import UsageError
 
-__all__ = ["DEFAULT", "DETECTOR_NAMES", "MEMBERS", "FlagshipParameters"]
+__all__ = ["DEFAULT", "DETECTOR_NAMES", "MEMBERS", "FlagshipParameters", "type_faults"]
 
 MEMBERS: Final[Mapping[str, int]] = {"split": 2, "cross": 5}
 """Members of the ensemble where none are asked for, by calibration; with "cross" they are the
 folds, and five leave each member 80 % of the rows, as many as it has with "split"."""
+
+
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
+    "str": (str, "a word"),
+}
+
+
+def type_faults(parameters: Any) -> list[str]:
+    """Name the fields of a dataclass whose values are of another kind than annotated."""
+    faults = []
+    for f in fields(parameters):
+        value, kinds = getattr(parameters, f.name), str(f.type).split(" | ")
+        if (value is None and "None" in kinds) or kinds[0] not in _KINDS:
+            continue
+        kind, words = _KINDS[kinds[0]]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            faults.append(f"{f.name} is {value!r}, it must be {words}")
+    return faults
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,9 @@ class FlagshipParameters:
     calibration: str = "split"
 
     def __post_init__(self) -> None:
+        faults = type_faults(self)
+        if faults:
+            raise UsageError("; ".join(faults), faults)
         from_one = (
             "n_members n_steps latent_dim generator_width discriminator_width max_calibration_rows"
         )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from anomgan.errors import UsageError
 from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Parts
 from anomgan.nets.batched import BatchedMLP
+from anomgan.presets import type_faults
 from anomgan.training.loop import Phase, Sampler
 
 __all__ = ["Detector", "Game", "Sizes"]
@@ -106,6 +107,9 @@ class Detector(ABC):
     calibration: ClassVar[str] = "split"
 
     def __post_init__(self) -> None:
+        faults = type_faults(self)
+        if faults:
+            raise UsageError("; ".join(faults), faults)
         faults = [
             f"{name} is {getattr(self, name)}, it must be at least {least}"
             for name, least in self.at_least().items()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,3 +214,40 @@ def test_contamination_and_a_split_seed_make_cases_of_their_own() -> None:
 def test_only_arrays_under_protocol_clean_can_be_contaminated(suite: str, protocol: str) -> None:
     with pytest.raises(UsageError, match="only protocol clean of arrays can be contaminated"):
         suite_cases([suite], [protocol], [], contamination=[0.01])
+
+
+def test_precision_and_recall_are_of_the_share_that_a_paper_flags(tmp_path: Path) -> None:
+    y = np.array([0] * 8 + [1] * 2)
+    split = SimpleNamespace(X_train=np.zeros((4, 1)), X_test=np.arange(10.0)[:, None], y_test=y)
+
+    class Ordered:
+        def fit(self, X):
+            return self
+
+        def score(self, X):
+            return X[:, 0]
+
+        def p_values(self, scores):
+            return np.ones(len(scores))
+
+    case = Case("papers", "few", "papers-clean", lambda seed: split, 0.4)
+    (run,) = run_benchmark([case], {"ordered": lambda seed: Ordered()}, [0], tmp_path / "runs.csv")
+    assert (run.precision, run.recall) == pytest.approx((0.5, 1.0))
+    assert run.f1 == pytest.approx(2.0 / 3.0)
+
+
+def test_results_from_before_precision_are_read_and_continued(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    fields = [f.name for f in dataclasses.fields(Run)][:-2]
+    path.write_text(",".join(fields) + "\na,few,clean,0,old,4,1,0.5,0.5,0.01,1,1,\n")
+    (old,) = read_runs(path)
+    assert math.isnan(old.precision)
+    split = SimpleNamespace(X_train=np.zeros((4, 1)), X_test=np.zeros((3, 1)), y_test=np.eye(3)[0])
+
+    class Failing:
+        def fit(self, X):
+            raise ValueError("no")
+
+    case = Case("a", "few", "clean", lambda seed: split)
+    run_benchmark([case], {"new": lambda seed: Failing()}, [0], path)
+    assert [run.method for run in read_runs(path)] == ["old", "new"]

@@ -137,14 +137,10 @@ def fit(
 ) -> None:
     """Learn what normal rows look like; writes a model directory."""
     started = time.monotonic()
-    from anomgan.bundle import require_free
-    from anomgan.calibration import require_rate
     from anomgan.tables import SchemaOptions, open_table
     from anomgan_cli.render import training_progress
 
-    if false_alarm_rate is not None:
-        require_rate(false_alarm_rate, n=0, has_tail=True)
-    require_free(model, overwrite=force)
+    _require_possible(model, false_alarm_rate, force=force)
     bad: Literal["error", "skip"] = "skip" if on_bad_row is OnBadRow.SKIP else "error"
     with open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad) as reader:
         source = reader.source
@@ -174,6 +170,16 @@ def fit(
             max_time=time_left(max_time, started),
         )
     _conclude(bundle.manifest, model, quiet=quiet)
+
+
+def _require_possible(model: str, false_alarm_rate: float | None, *, force: bool) -> None:
+    """Tell what cannot be before anything is read."""
+    from anomgan.bundle import require_free
+    from anomgan.calibration import require_rate
+
+    if false_alarm_rate is not None:
+        require_rate(false_alarm_rate, n=0, has_tail=True)
+    require_free(model, overwrite=force)
 
 
 def _parameters(detector: str, calibration: Calibration, texts: list[str] | None) -> dict[str, Any]:
