@@ -32,6 +32,7 @@ def _imported(arguments, packages):
         ["fit", "--help"],
         ["score", "-h"],
         ["explain", "--help"],
+        ["inspect", "--help"],
         ["demo", "--help"],
         ["evaluate", "--help"],
         ["benchmark", "accuracy", "--help"],
@@ -39,7 +40,7 @@ def _imported(arguments, packages):
 )
 def test_help_imports_nothing_heavy(arguments):
     packages = ("torch", "pandas", "sklearn", "onnxruntime", "numpy", "polars", "onnx", "scipy")
-    assert _imported(arguments, packages) == "[]"
+    assert _imported(arguments, (*packages, "matplotlib")) == "[]"
 
 
 def test_score_imports_no_training_package(tmp_path, monkeypatch):
@@ -50,7 +51,9 @@ def test_score_imports_no_training_package(tmp_path, monkeypatch):
     assert _imported(["score", "new.csv", "--top-features", "2"], (*packages, "jinja2")) == "[]"
     for options in ((), ("--fdr", "0.1"), ("--no-drift",)):
         assert _imported(["score", "new.csv", "--report", "r.html", *options], packages) == "[]"
-    assert _imported(["inspect", "--json"], (*packages, "onnxruntime")) == "[]"
+    for options in ((), ("--json",)):
+        light = (*packages, "onnxruntime", "matplotlib")
+        assert _imported(["inspect", *options], light) == "[]"
     assert _imported(["export"], packages) == "[]"
 
 
