@@ -72,13 +72,15 @@ def render(sample: PlotSample) -> dict[str, bytes]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
-        return {
+        pictures = {
             "training.png": _png(_training(sample)),
             "marginals.png": _png(_marginals(sample)),
             "correlations.png": _png(_correlations(sample)),
             "components.png": _png(_components(sample)),
-            "interpolation.png": _png(_interpolations(sample)),
         }
+        if sample.paths:
+            pictures["interpolation.png"] = _png(_interpolations(sample))
+        return pictures
 
 
 def _figure(width: float, height: float, title: str) -> Figure:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,6 +25,8 @@ from anomgan.errors import OutputError, UsageError
 from anomgan.evaluation.generator_quality import slerp
 from anomgan.fitting import FittedModel
 from anomgan.persistence import load_fitted
+from anomgan.scoring.frozen import FrozenScore
+from anomgan.scoring.program import ProgramScore, TorchArithmetic
 from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
 from anomgan.tables.columns import ColumnKind
 from anomgan.tables.decoding import ColumnDecoder, decoders
@@ -121,7 +123,7 @@ class PlotSample:
     real, generated : float64 [n, d]
         Encoded rows; generated ones of all members, equally many of each.
     paths : tuple of Interpolation
-        By the first member.
+        By the first member; empty where the detector has no encoder.
     history : sequence of mapping
         Losses and coverage by snapshot.
     """
@@ -179,46 +181,90 @@ def sample_model(fitted: FittedModel, *, n_rows: int = _ROWS, seed: int = 0) -> 
     Raises
     ------
     UsageError
-        Generated rows are not finite.
+        Generated rows are not finite, or no generator makes rows from codes alone.
     """
-    score = fitted.score
-    counts = score.memory_counts.double().numpy()
+    source = _source(fitted)
+    counts = source.counts.double().numpy()
     rng = np.random.default_rng(seed)
     if counts.sum() <= n_rows:
         index = np.repeat(np.arange(len(counts)), counts.astype(np.int64))
     else:
         index = rng.choice(len(counts), n_rows, p=counts / counts.sum())
-    real = score.memory_rows.numpy()[index].astype(np.float64)
-    each = -(-len(real) // score.n_members)
-    latent_dim = score.generator.matrices[0].shape[1]
+    real = source.rows.numpy()[index].astype(np.float64)
+    each = -(-len(real) // source.n_members)
     draws = torch.Generator().manual_seed(seed)
-    codes = torch.randn((score.n_members, each, latent_dim), generator=draws)
-    generated = score.generator(codes).flatten(0, 1).double().numpy()
+    codes = torch.randn((source.n_members, each, source.latent_dim), generator=draws)
+    generated = source.generate(codes).flatten(0, 1).double().numpy()
     if not np.isfinite(generated).all():
         raise UsageError("generated rows are not finite: there is nothing to draw; fit again")
     return PlotSample(
         columns=decoders(fitted.schema, fitted.encoder),
         real=real,
         generated=generated,
-        paths=_paths(fitted, score.memory_rows),
+        paths=_paths(source),
         history=fitted.record.history,
     )
 
 
-def _paths(fitted: FittedModel, rows: Tensor) -> tuple[Interpolation, ...]:
+@dataclass(frozen=True)
+class _Source:
+    """Where rows come from: codes [m, n, k] to rows [m, n, d], and back by the first member."""
+
+    rows: Tensor
+    counts: Tensor
+    n_members: int
+    latent_dim: int
+    generate: Callable[[Tensor], Tensor]
+    encode: Callable[[Tensor], Tensor] | None
+
+
+def _source(fitted: FittedModel) -> _Source:
+    score = fitted.score
+    if isinstance(score, FrozenScore):
+        return _Source(
+            score.memory_rows,
+            score.memory_counts,
+            score.n_members,
+            score.generator.matrices[0].shape[1],
+            score.generator,
+            lambda rows: score.encoder.member(0)(rows.unsqueeze(0))[0],
+        )
+    networks = score.networks if isinstance(score, ProgramScore) else {}
+    generator, encoder = networks.get("generator"), networks.get("encoder")
+    d = len(score.feature_column)
+    if not isinstance(score, ProgramScore) or generator is None or generator.widths[-1] != d:
+        raise UsageError(
+            f"{_OPTION} draws what a generator makes of codes, and the detector "
+            f"{fitted.parameters.name} keeps none that makes rows"
+        )
+    a, latent_dim = TorchArithmetic(), generator.widths[0]
+    two_way = encoder is not None and (encoder.widths[0], encoder.widths[-1]) == (d, latent_dim)
+    return _Source(
+        score.memory_rows,
+        score.memory_counts,
+        1,
+        latent_dim,
+        lambda codes: a.network(codes[0], generator)[-1].unsqueeze(0),
+        (lambda rows: a.network(rows, encoder)[-1]) if two_way and encoder else None,
+    )
+
+
+def _paths(source: _Source) -> tuple[Interpolation, ...]:
     """Walk from a low to a high row on each of the first two principal components."""
+    if source.encode is None:
+        return ()
+    rows = source.rows
     values = rows.double()
     centred = values - values.mean(dim=0)
     axes = torch.linalg.svd(centred, full_matrices=False).Vh[:2]  # [2 or 1, d]
-    generator, encoder = fitted.score.generator.member(0), fitted.score.encoder.member(0)
     t = torch.linspace(0.0, 1.0, _STEPS)
     found = []
     for axis in axes:
         order = (centred @ axis).argsort()
         ends = rows[order[[int(0.05 * len(rows)), int(0.95 * (len(rows) - 1))]]]  # [2, d]
-        codes = encoder(ends.unsqueeze(0))[0]  # [2, k]
+        codes = source.encode(ends)  # [2, k]
         along = slerp(codes[0].expand(_STEPS, -1), codes[1].expand(_STEPS, -1), t)
-        steps = generator(along.unsqueeze(0))[0]
+        steps = source.generate(along.expand(source.n_members, -1, -1))[0]
         found.append(Interpolation(ends.double().numpy(), steps.double().numpy()))
     return tuple(found)
 

@@ -75,6 +75,9 @@ def test_it_scores_evaluates_explains_and_exports(
     result = run("explain", str(machine_files[1]), "--row", "150", "-m", str(model))
     assert result.exit_code == 0, result.output
     assert "expected" in result.output.lower()
+    result = run("inspect", "-m", str(model), "--plots", str(tmp_path / "plots"))
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 5
     result = run("threshold", "-m", str(model))
     assert result.exit_code == 0, result.output
     result = run("export", "-m", str(model), "-o", str(tmp_path / "scorer.onnx"))
