@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anomgan.detectors.alad import ALAD
+from anomgan.detectors.anogan import AnoGAN
 from anomgan.detectors.base import Detector
 from anomgan.detectors.egbad import EGBAD
 from anomgan.detectors.f_anogan import FAnoGAN
@@ -14,6 +15,7 @@ DETECTORS: dict[str, type[Detector]] = {
     kind.name: kind
     for kind in (
         ALAD,
+        AnoGAN,
         EGBAD,
         FAnoGAN,
         GANomaly,
