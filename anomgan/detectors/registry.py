@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from anomgan.detectors.alad import ALAD
+from anomgan.detectors.anogan import AnoGAN
 from anomgan.detectors.base import Detector
+from anomgan.detectors.egbad import EGBAD
+from anomgan.detectors.f_anogan import FAnoGAN
+from anomgan.detectors.ganomaly import GANomaly
 
 __all__ = ["DETECTORS"]
 
-DETECTORS: dict[str, type[Detector]] = {kind.name: kind for kind in (ALAD,)}
+DETECTORS: dict[str, type[Detector]] = {
+    kind.name: kind
+    for kind in (
+        ALAD,
+        AnoGAN,
+        EGBAD,
+        FAnoGAN,
+        GANomaly,
+    )
+}
 """Detectors by the name that `anomgan fit --detector` takes."""
