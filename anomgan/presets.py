@@ -172,7 +172,14 @@ class FlagshipParameters:
         return tuple(f.name for f in fields(cls))
 
 
-DETECTOR_NAMES: tuple[str, ...] = ("anomgan", "alad")
+DETECTOR_NAMES: tuple[str, ...] = (
+    "anomgan",
+    "alad",
+    "anogan",
+    "egbad",
+    "f-anogan",
+    "ganomaly",
+)
 """Every detector by name, the flagship first (`anomgan.detectors.registry` has the others)."""
 
 DEFAULT = FlagshipParameters()

@@ -24,7 +24,7 @@ from anomgan.presets import DETECTOR_NAMES
 from anomgan.training.loop import Sampler, Trainer, TrainingPlan
 
 SHORT: dict[str, Any] = {"n_steps": 20, "batch_rows": 16, "random_state": 0, "device": "cpu"}
-SHORTER: dict[str, dict[str, Any]] = {}
+SHORTER: dict[str, dict[str, Any]] = {"anogan": {"inversion_steps": 20}}
 """What else makes a fit short, by detector."""
 
 EXPECTED_FAILURES = {
