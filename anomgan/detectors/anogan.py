@@ -61,6 +61,8 @@ class AnoGAN(Detector):
     -----
     Not as in the paper:
 
+    - two latent dimensions: a search through as many codes as a row has values gives every row
+      back, abnormal ones too;
     - perceptrons (64 and 128 units in the generator, 128 and 64 in the discriminator) instead of
       convolutions: rows are no images. No batch normalisation;
     - every search starts from z = 0, the likeliest code, instead of a random one: a row's score
@@ -81,6 +83,7 @@ class AnoGAN(Detector):
     with generative adversarial networks to guide marker discovery. IPMI. arXiv:1703.05921.
     """
 
+    latent_dim: int = 2
     feature_weight: float = 0.1
     inversion_steps: int = 500
     inversion_rate: float = 0.02

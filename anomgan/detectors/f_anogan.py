@@ -49,6 +49,8 @@ class FAnoGAN(Detector):
     -----
     Not as in the paper:
 
+    - eight latent dimensions, since most tables are narrower than the paper's 128: a code as wide
+      as a row can give every row back;
     - perceptrons (64 and 128 units in the generator, 128 and 64 in critic and encoder) instead of
       residual convolutions, since rows are no images, and a linear last layer of the encoder;
     - Adam's rate is larger and decays over both stages;
@@ -61,6 +63,7 @@ class FAnoGAN(Detector):
     anomaly detection with generative adversarial networks. Medical Image Analysis 54.
     """
 
+    latent_dim: int = 8
     kappa: float = 1.0
     critic_steps: int = 5
     penalty: float = 10.0
