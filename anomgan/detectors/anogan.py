@@ -61,8 +61,8 @@ class AnoGAN(Detector):
     -----
     Not as in the paper:
 
-    - two latent dimensions: a search through as many codes as a row has values gives every row
-      back, abnormal ones too;
+    - two latent dimensions (chosen on three development sets of the project): a search through as
+      many codes as a row has values gives every row back, abnormal ones too;
     - perceptrons (64 and 128 units in the generator, 128 and 64 in the discriminator) instead of
       convolutions: rows are no images. No batch normalisation;
     - every search starts from z = 0, the likeliest code, instead of a random one: a row's score
@@ -74,8 +74,7 @@ class AnoGAN(Detector):
     - the search's rate falls linearly to 0, so that a walk comes to rest;
     - a score is the loss plus 0.01, which changes no rank: where a generator gives rows back
       exactly, what is left of the loss is rounding, and must not become the unit of the scores;
-    - the GAN is trained with R1, without which it comes to no rest either, and its weights are
-      averaged.
+    - the GAN is trained with R1 (`penalty`, 0 leaves it out), and its weights are averaged.
 
     References
     ----------

@@ -53,7 +53,7 @@ class EGBAD(Detector):
     both together, and 32 latent dimensions. Not as there:
 
     - no dropout in the discriminator, which would leave a score to chance;
-    - R1 on the discriminator. Without it the game comes apart the longer it is played;
+    - R1 on the discriminator (`penalty`, 0 leaves it out);
     - averaged weights with a half-life in rows, and fewer and larger steps that decay (the paper:
       1e-5 over 50 epochs of half a million rows; tables are smaller).
 

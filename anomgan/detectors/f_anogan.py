@@ -49,8 +49,8 @@ class FAnoGAN(Detector):
     -----
     Not as in the paper:
 
-    - eight latent dimensions, since most tables are narrower than the paper's 128: a code as wide
-      as a row can give every row back;
+    - eight latent dimensions (chosen on two development sets of the project), since most tables
+      are narrower than the paper's 128: a code as wide as a row can give every row back;
     - perceptrons (64 and 128 units in the generator, 128 and 64 in critic and encoder) instead of
       residual convolutions, since rows are no images, and a linear last layer of the encoder;
     - Adam's rate is larger and decays over both stages;
