@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from anomgan.detectors.alad import ALAD
 from anomgan.detectors.base import Detector
+from anomgan.detectors.fence_gan import FenceGAN
+from anomgan.detectors.mo_gaal import MOGAAL
+from anomgan.detectors.so_gaal import SOGAAL
 
 __all__ = ["DETECTORS"]
 
-DETECTORS: dict[str, type[Detector]] = {kind.name: kind for kind in (ALAD,)}
+DETECTORS: dict[str, type[Detector]] = {
+    kind.name: kind
+    for kind in (
+        ALAD,
+        SOGAAL,
+        MOGAAL,
+        FenceGAN,
+    )
+}
 """Detectors by the name that `anomgan fit --detector` takes."""
