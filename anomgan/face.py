@@ -137,8 +137,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{path} is a model of the detector {fitted.parameters.name!r}: load it with "
                 f"anomgan.detector_class({fitted.parameters.name!r}).load"
             )
+        stored = fitted.parameters.to_dict()
+        if isinstance(fitted.parameters, Detector):  # what it knows of the table is no parameter
+            stored = {name: stored[name] for name in fitted.parameters.names()}
         detector = cls(
-            **fitted.parameters.to_dict(),
+            **stored,
             false_alarm_rate=fitted.calibrator.false_alarm_rate,
             calibrate_by=getattr(fitted.calibrator, "by", None),
             random_state=int(fitted.facts["seed"]),

@@ -179,6 +179,9 @@ DETECTOR_NAMES: tuple[str, ...] = (
     "egbad",
     "f-anogan",
     "ganomaly",
+    "so-gaal",
+    "mo-gaal",
+    "fence-gan",
 )
 """Every detector by name, the flagship first (`anomgan.detectors.registry` has the others)."""
 

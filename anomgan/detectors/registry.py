@@ -8,6 +8,9 @@ from anomgan.detectors.base import Detector
 from anomgan.detectors.egbad import EGBAD
 from anomgan.detectors.f_anogan import FAnoGAN
 from anomgan.detectors.ganomaly import GANomaly
+from anomgan.detectors.fence_gan import FenceGAN
+from anomgan.detectors.mo_gaal import MOGAAL
+from anomgan.detectors.so_gaal import SOGAAL
 
 __all__ = ["DETECTORS"]
 
@@ -19,6 +22,9 @@ DETECTORS: dict[str, type[Detector]] = {
         EGBAD,
         FAnoGAN,
         GANomaly,
+        SOGAAL,
+        MOGAAL,
+        FenceGAN,
     )
 }
 """Detectors by the name that `anomgan fit --detector` takes."""

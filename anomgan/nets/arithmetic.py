@@ -54,6 +54,16 @@ class FrozenNetwork:
             network.activation,
         )
 
+    @classmethod
+    def numbers(cls, values: NDArray[Any]) -> FrozenNetwork:
+        """Keep numbers [r, c] that a score knows beside its networks: a layer without biases."""
+        matrix = np.ascontiguousarray(values, dtype=np.float32)
+        return cls((matrix,), (np.zeros(matrix.shape[1], dtype=np.float32),))
+
+    def row(self, i: int) -> Matrix:
+        """Return row i of the first matrix, [1, c]: what `numbers` kept."""
+        return np.ascontiguousarray(self.matrices[0][i : i + 1])
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Of the input, the hidden layers and the output."""
@@ -192,8 +202,16 @@ class Arithmetic(ABC, Generic[V]):
         )
 
     def softplus(self, a: V) -> V:
-        """log(1 + exp(a)), without overflow; minus the log of a sigmoid of -a."""
-        rest = self.log(self.add(self.constant(1.0), self.exp(self.negate(self.absolute(a)))))
+        """log(1 + exp(a)), without overflow; minus the log of a sigmoid of -a.
+
+        To a few units in the last place also where it is tiny: scores are differences of odds, and
+        a sure discriminator's rows would else fall onto a few values. log(1 + t) is u's logarithm
+        times t / (u - 1), with u the float next to 1 + t (Goldberg, 1991, theorem 4).
+        """
+        t = self.exp(self.negate(self.absolute(a)))
+        u = self.add(self.constant(1.0), t)
+        step = self.subtract(u, self.constant(1.0))
+        rest = self.choose(step, self.multiply(self.log(u), self.divide(t, step)), t)
         return self.add(self.maximum(a, self.constant(0.0)), rest)
 
     def tanh(self, a: V) -> V:
