@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +21,7 @@ from anomgan.detectors.base import Detector
 from anomgan.errors import TableError, UsageError
 from anomgan.groups import AnyCalibrator, GroupedCalibrator, calibrate_groups, row_groups
 from anomgan.learning import Apart, FitControl, Learnt, choose_device
+from anomgan.nets.threads import one_thread
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.attribution import EXPLAINED_QUANTILE
 from anomgan.scoring.frozen import FrozenScore
@@ -138,7 +137,7 @@ def fit_rows(
     encoder = _encoder(schema, take(rows, division.trained))
     features = torch.from_numpy(encoder.transform(rows).features)
     apart = _apart(encoder, rows, division)
-    with _one_thread():
+    with one_thread():
         learnt = _learn(
             features,
             encoder,
@@ -208,22 +207,6 @@ def _explained_from(calibrator: AnyCalibrator) -> float:
     groups = calibrator.groups.values() if isinstance(calibrator, GroupedCalibrator) else ()
     scores = [calibrator.scores, *(own.scores for own in groups)]
     return min(float(np.quantile(s.astype(np.float64), EXPLAINED_QUANTILE)) for s in scores)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one processor, as the matrices are small.
-
-    Threads that wait for each other gain little then, and cost many times the work as soon as
-    another process wants a core. It also makes the model independent of the number of
-    processors.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def calibrate(

@@ -75,12 +75,14 @@ class FitControl:
         if self.max_time_s is not None and not self.max_time_s > 0.0:
             raise UsageError(f"max_time is {self.max_time_s}: give seconds above 0, or None")
 
-    def deadline(self, started: float) -> float | None:
-        """Return the `time.monotonic()` by which training has to end, where there is a limit."""
+    def deadline(self, started: float, *, after_s: float = 0.0) -> float | None:
+        """Return the `time.monotonic()` by which training has to end, where there is a limit.
+
+        What follows it (calibration, export, parity) takes a few seconds, and `after_s` more.
+        """
         if self.max_time_s is None:
             return None
-        # What follows training (codes, calibration, export, parity) takes a few seconds.
-        return started + self.max_time_s - min(6.0, 0.4 * self.max_time_s)
+        return started + self.max_time_s - min(6.0, 0.4 * self.max_time_s) - after_s
 
 
 def choose_device(name: str) -> torch.device:

@@ -164,7 +164,8 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
         score = _score(parameters, _part(tensors, _SCORE), encoder.n_columns, scoring["settings"])
         probe = bundle.arrays("probe.npz")
         rows = Rows(probe["numeric"], probe["categorical"].astype(object), None, 1)
-        health = manifest.health
+        health, facts = manifest.health, dict(manifest.training)
+        facts["seed"] = int(facts["seed"])
         return FittedModel(
             schema=schema,
             encoder=encoder,
@@ -174,7 +175,7 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
             parameters=parameters,
             health=Health(health["verdict"], tuple(health["reasons"]), health.get("facts", {})),
             record=TrainingRecord(history=list(manifest.training.get("history", []))),
-            facts={k: v for k, v in manifest.training.items() if k not in _RECORDED},
+            facts={k: v for k, v in facts.items() if k not in _RECORDED},
             notes=tuple(manifest.training.get("notes", ())),
             probe=rows,
             check=rows,

@@ -10,8 +10,8 @@ import hashlib
 import json
 import logging
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,10 +30,16 @@ from anomgan.learning import (
     nearest_distances,
     torch_seed,
 )
-from anomgan.scoring.program import ProgramScore, ProgramSettings
+from anomgan.nets.threads import one_thread
+from anomgan.scoring.program import (
+    PASS_ROWS,
+    ProgramScore,
+    ProgramSettings,
+    TorchArithmetic,
+)
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.training.folds import Division
-from anomgan.training.health import coverage, judge, precision, two_sample_accuracy
+from anomgan.training.health import Health, coverage, judge, precision, two_sample_accuracy
 from anomgan.training.loop import Sampler, Trainer, TrainingPlan, TrainingRecord
 
 __all__ = ["learn"]
@@ -41,7 +47,7 @@ __all__ = ["learn"]
 logger = logging.getLogger(__name__)
 
 _MEMORY_ROWS = 8192
-_SMALLEST_UNIT = 1e-6
+_CHECKED_ROWS = 1000
 _NARROWEST = 0.01
 
 
@@ -77,14 +83,16 @@ def learn(
     record = trainer.run(progress=control.progress, stop_requested=control.stop_requested)
     if record.stopped_by_deadline:
         logger.info("training ended at step %d for --max-time", record.steps_run)
-    score = _freeze(game.networks, detector, features, encoder, apart, rng)
-    scores = score.scores(apart.features, apart.surprise)
+    score = _freeze(game.networks, detector, features, encoder, rng)
+    values = score.values(apart.features)
+    score = score.in_units_of(values)
+    scores = score.scores_of(values, apart.surprise)
     facts = _health_facts(game.networks, detector, apart, scores, record)
     facts["far_auroc"] = far_auroc(score, apart.features, scores)
     return Learnt(
         score=score,
         scores=scores,
-        health=judge(facts),
+        health=_verdict(judge(facts), game, record),
         record=record,
         networks={k: v.cpu() for k, v in game.networks.state_dict().items()},
         parameters=detector,
@@ -116,10 +124,26 @@ def _trainer(
         players=game.players,
         phases=game.phases,
         sampler=sampler,
-        plan=_plan(game, detector, control, started),
+        plan=_plan(game, detector, control, started, _cost_after(game, detector, apart, control)),
         checkpointer=None if control.checkpoint is None else control.checkpoint(fingerprint),
         monitor=monitor,
     )
+
+
+def _cost_after(game: Game, detector: Detector, apart: Apart, control: FitControl) -> float:
+    """Seconds that scoring takes once training has ended; measured where time is limited."""
+    if control.max_time_s is None:
+        return 0.0
+    networks, arithmetic = detector.freeze(game.networks), TorchArithmetic()
+    rows = torch.zeros(PASS_ROWS, apart.features.shape[1])
+    began = time.perf_counter()
+    with torch.no_grad(), one_thread():
+        detector.score(arithmetic, networks, rows)
+    a_pass = time.perf_counter() - began
+    n_calibrating, n_checked = len(apart.features), 2 * _CHECKED_ROWS
+    n_passes = -(-n_calibrating // PASS_ROWS) + -(-HEALTH_ROWS // PASS_ROWS)
+    # The check of an export scores in torch and in onnxruntime.
+    return a_pass * (n_passes + 2 * -(-n_checked // PASS_ROWS))
 
 
 def _codes(n: int, latent_dim: int) -> Tensor:
@@ -127,7 +151,9 @@ def _codes(n: int, latent_dim: int) -> Tensor:
     return torch.randn((1, n, latent_dim), generator=torch.Generator().manual_seed(0))
 
 
-def _plan(game: Game, detector: Detector, control: FitControl, started: float) -> TrainingPlan:
+def _plan(
+    game: Game, detector: Detector, control: FitControl, started: float, after_s: float
+) -> TrainingPlan:
     return TrainingPlan(
         n_steps=detector.n_steps,
         batch_rows=detector.batch_rows,
@@ -135,7 +161,7 @@ def _plan(game: Game, detector: Detector, control: FitControl, started: float) -
         betas=game.betas,
         weight_decay=game.weight_decay,
         ema_half_life_samples=detector.ema_share * detector.n_steps * detector.batch_rows,
-        deadline=control.deadline(started),
+        deadline=control.deadline(started, after_s=after_s),
         rates=game.rates,
     )
 
@@ -154,12 +180,11 @@ def _freeze(
     detector: Detector,
     features: Tensor,
     encoder: FeatureEncoder,
-    apart: Apart,
     rng: np.random.Generator,
 ) -> ProgramScore:
-    """Copy the networks out, keep rows for explanations, and measure the unit."""
+    """Copy the networks out, and keep rows for explanations."""
     rows, counts, _ = distinct_rows(features, _MEMORY_ROWS, rng)
-    score = ProgramScore(
+    return ProgramScore(
         formula=detector,
         networks=detector.freeze(networks),
         memory_rows=rows.cpu(),
@@ -168,10 +193,6 @@ def _freeze(
         n_columns=encoder.n_columns,
         settings=ProgramSettings(unit=1.0, kernel_width=_spacing(rows, rng)),
     )
-    values = score.values(apart.features)
-    unit = float(values[torch.isfinite(values)].median()) if len(values) else 1.0
-    unit = max(_SMALLEST_UNIT, unit) if np.isfinite(unit) else 1.0
-    return replace(score, settings=replace(score.settings, unit=unit))
 
 
 @torch.no_grad()
@@ -198,6 +219,16 @@ def _health_facts(
         facts["precision"] = precision(real, rows)
         facts["two_sample_accuracy"] = two_sample_accuracy(real, rows)
     return facts
+
+
+def _verdict(health: Health, game: Game, record: TrainingRecord) -> Health:
+    """Fail a training in which a phase never ran, as with stages and too little time."""
+    run = {loss.split(".")[0] for snapshot in record.history for loss in snapshot}
+    missing = [phase.name for phase in game.phases if phase.name not in run]
+    if not missing:
+        return health
+    reason = f"training ended before its phase {', '.join(missing)}: give it more steps or time"
+    return Health("failed", (reason, *health.reasons), health.facts)
 
 
 def _spacing(rows: Tensor, rng: np.random.Generator) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from anomgan.detectors.base import Detector, Game, Sizes
+from anomgan.detectors.egbad import pair_logit
 from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Parts
 from anomgan.nets.batched import BatchedMLP
 from anomgan.training.loop import Phase, Sampler
 
 __all__ = ["ALAD"]
 
+Pair = tuple[Tensor, Tensor]
 SCORES = ("features", "logits", "l1", "l2")
 
 
@@ -34,16 +37,17 @@ class ALAD(Detector):
     n_steps, batch_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
         See `anomgan.detectors.base.Detector`.
     score_by : {"features", "logits", "l1", "l2"}
-        The four scores that section 4.4 compares: features of D_xx, its logit, and the L1 or L2
-        distance of the row to G(E(x)).
+        The four scores that section 4.4 compares: features of D_xx, its logit, and the L1 or
+        squared L2 distance of the row to G(E(x)).
 
     Notes
     -----
-    The networks are those of the paper's tabular experiments: 64 and 128 units in the generator,
-    128 and 64 in the encoder, 128 in the discriminators of rows and 32 in that of codes, and 32
-    latent dimensions. Not as there: no batch normalisation and no dropout (a row's score would
-    depend on other rows, or on chance), fewer and larger steps (the paper's rate of 1e-5 takes 100
-    epochs); and the logit score is softplus(-logit) of D_xx at (x, G(E(x))), minus the log of what
+    The networks are those of the authors' code for KDD-99: 64 and 128 units in the generator, 64 in
+    the encoder, in D_xz a layer of 128 for the row, one for the code and one for both, 128 units in
+    D_xx and 32 in D_zz, 32 latent dimensions, Xavier's initial weights. Not as there: no batch
+    normalisation and no dropout (a row's score would depend on other rows, or on chance), no
+    spectral normalisation, fewer, larger and decaying steps (the code takes 100 epochs at a rate of
+    1e-5), and the logit score is softplus(-logit) of D_xx at (x, G(E(x))), minus the log of what
     the discriminator believes.
 
     References
@@ -71,8 +75,8 @@ class ALAD(Detector):
         """Make five networks, and three discriminators' phases beside the generator's."""
         networks = _Networks(sizes.n_features, self.latent_dim, draws).to(sampler.data.device)
         losses = _Losses(networks, sampler, self.batch_rows, self.latent_dim)
-        judges = [*networks.d_xz.parameters(), *networks.d_xx.parameters()]
-        judges += networks.d_zz.parameters()
+        parts = (networks.d_x, networks.d_z, networks.d_joint, networks.d_xx, networks.d_zz)
+        judges = [p for part in parts for p in part.parameters()]
         makers = [*networks.generator.parameters(), *networks.encoder.parameters()]
         return Game(
             networks,
@@ -82,6 +86,11 @@ class ALAD(Detector):
                 Phase("generator", "generator", losses.generator),
             ),
         )
+
+    def freeze(self, networks: nn.Module) -> dict[str, FrozenNetwork]:
+        """Copy out encoder, generator and D_xx: the score knows no other."""
+        frozen = super().freeze(networks)
+        return {name: frozen[name] for name in ("encoder", "generator", "d_xx")}
 
     def score(
         self, a: Arithmetic[Any], networks: Mapping[str, FrozenNetwork], x: Any
@@ -106,11 +115,26 @@ class ALAD(Detector):
 class _Networks(nn.Module):
     def __init__(self, d: int, k: int, draws: torch.Generator) -> None:
         super().__init__()
-        self.generator = BatchedMLP(1, (k, 64, 128, d), generator=draws, activation="relu")
-        self.encoder = BatchedMLP(1, (d, 128, 64, k), generator=draws)
-        self.d_xz = BatchedMLP(1, (d + k, 128, 128, 1), generator=draws)
-        self.d_xx = BatchedMLP(1, (2 * d, 128, 1), generator=draws)
-        self.d_zz = BatchedMLP(1, (2 * k, 32, 1), generator=draws)
+        make = partial(BatchedMLP, 1, generator=draws, scheme="xavier")
+        self.generator = make((k, 64, 128, d), activation="relu")
+        self.encoder = make((d, 64, k))
+        self.d_x, self.d_z, self.d_joint = make((d, 128)), make((k, 128)), make((256, 128, 1))
+        self.d_xx = make((2 * d, 128, 1))
+        self.d_zz = make((2 * k, 32, 1))
+
+    def judge_xz(self, pair: Pair) -> Tensor:
+        """Judge (x, z), [1, n]."""
+        return pair_logit(self.d_x, self.d_z, self.d_joint, *pair)
+
+    def judge_xx(self, pair: Pair) -> Tensor:
+        """Judge (x, x'), [1, n]."""
+        logit: Tensor = self.d_xx(torch.cat(pair, dim=2))
+        return logit.squeeze(2)
+
+    def judge_zz(self, pair: Pair) -> Tensor:
+        """Judge (z, z'), [1, n]."""
+        logit: Tensor = self.d_zz(torch.cat(pair, dim=2))
+        return logit.squeeze(2)
 
 
 class _Losses:
@@ -132,23 +156,19 @@ class _Losses:
         """Have the pairs taken for each other."""
         return {name: _tell(judge(b), judge(a)) for name, judge, a, b in self._pairs()}
 
-    def _pairs(self) -> list[tuple[str, nn.Module, Tensor, Tensor]]:
+    def _pairs(self) -> list[tuple[str, Callable[[Pair], Tensor], Pair, Pair]]:
         nets = self.networks
         x = self.sampler.rows(self.batch_rows)  # [1, n, d]
         z = self.sampler.normal(self.batch_rows, self.latent_dim)  # [1, n, k]
         code, made = nets.encoder(x), nets.generator(z)
         back, recoded = nets.generator(code), nets.encoder(made)
         return [
-            ("xz", nets.d_xz, _beside(x, code), _beside(made, z)),
-            ("xx", nets.d_xx, _beside(x, x), _beside(x, back)),
-            ("zz", nets.d_zz, _beside(z, z), _beside(z, recoded)),
+            ("xz", nets.judge_xz, (x, code), (made, z)),
+            ("xx", nets.judge_xx, (x, x), (x, back)),
+            ("zz", nets.judge_zz, (z, z), (z, recoded)),
         ]
 
 
-def _beside(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cat([a, b], dim=2)
-
-
 def _tell(first: Tensor, second: Tensor) -> Tensor:
-    """Cross-entropy of calling the first pair 1 and the second 0, from logits [1, n, 1]."""
+    """Cross-entropy of calling the first pair 1 and the second 0, from logits [1, n]."""
     return (softplus(-first) + softplus(second)).mean()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -181,8 +181,12 @@ class Detector(ABC):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the parameters by name."""
-        return asdict(self)
+        """Return the parameters by name, numbers as Python's own."""
+        plain: dict[str, type] = {"int": int, "float": float}
+        return {
+            f.name: plain.get(str(f.type), lambda value: value)(getattr(self, f.name))
+            for f in fields(self)
+        }
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -146,9 +146,16 @@ class _Networks(nn.Module):
 
     def logit(self, x: Tensor, z: Tensor) -> Tensor:
         """Judge pairs [1, n, d], [1, n, k]: [1, n], larger for pairs that look like data."""
-        hidden = [leaky_relu(self.d_x(x), LEAK), leaky_relu(self.d_z(z), LEAK)]
-        logit: Tensor = self.d_joint(torch.cat(hidden, dim=2))
-        return logit.squeeze(2)
+        return pair_logit(self.d_x, self.d_z, self.d_joint, x, z)
+
+
+def pair_logit(
+    of_row: nn.Module, of_code: nn.Module, joint: nn.Module, x: Tensor, z: Tensor
+) -> Tensor:
+    """Judge rows [1, n, d] with codes [1, n, k], by a layer of each and one of both: [1, n]."""
+    hidden = [leaky_relu(of_row(x), LEAK), leaky_relu(of_code(z), LEAK)]
+    logit: Tensor = joint(torch.cat(hidden, dim=2))
+    return logit.squeeze(2)
 
 
 class _Losses:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +53,9 @@ class FAnoGAN(Detector):
       are narrower than the paper's 128: a code as wide as a row can give every row back;
     - perceptrons (64 and 128 units in the generator, 128 and 64 in critic and encoder) instead of
       residual convolutions, since rows are no images, and a linear last layer of the encoder;
-    - Adam's rate is larger and decays over both stages;
+    - Adam's rate is larger and decays over both stages, and its betas are 0.5 and 0.999;
     - what is kept are averaged weights. The average goes on in the second stage, where G stands
-      still, so that E's partner in training and in scoring are the same.
+      still: E meets in scoring nearly the G that it was trained with.
 
     References
     ----------
@@ -83,9 +83,19 @@ class FAnoGAN(Detector):
 
     def faults(self) -> list[str]:
         """Say what else is wrong with the parameters."""
-        if 0.0 < self.gan_share < 1.0:
+        if not 0.0 < self.gan_share < 1.0:
+            return [f"gan_share is {self.gan_share}, it must lie in (0, 1)"]
+        n_gan = round(self.gan_share * self.n_steps)
+        if 1 <= n_gan < self.n_steps:
             return []
-        return [f"gan_share is {self.gan_share}, it must lie in (0, 1)"]
+        return [
+            f"gan_share is {self.gan_share}, which leaves {n_gan} of {self.n_steps} steps to the "
+            "GAN; both stages need some"
+        ]
+
+    def bound(self, sizes: Sizes) -> Self:
+        """Return the detector with fewer latent dimensions than features."""
+        return replace(self, latent_dim=min(self.latent_dim, max(1, sizes.n_features - 1)))
 
     def game(self, sizes: Sizes, sampler: Sampler, draws: torch.Generator) -> Game:
         """Make three networks, and two stages."""

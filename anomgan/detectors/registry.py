@@ -7,8 +7,8 @@ from anomgan.detectors.anogan import AnoGAN
 from anomgan.detectors.base import Detector
 from anomgan.detectors.egbad import EGBAD
 from anomgan.detectors.f_anogan import FAnoGAN
-from anomgan.detectors.ganomaly import GANomaly
 from anomgan.detectors.fence_gan import FenceGAN
+from anomgan.detectors.ganomaly import GANomaly
 from anomgan.detectors.mo_gaal import MOGAAL
 from anomgan.detectors.so_gaal import SOGAAL
 

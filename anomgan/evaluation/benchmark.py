@@ -100,7 +100,7 @@ class Run:
     error : str
         What went wrong, in one line; empty where nothing did.
     precision, recall : float
-        Of the rows above the quantile of the scores that leaves the case's share of flags.
+        Of the rows at or above the quantile of the scores that leaves the case's share of flags.
     """
 
     suite: str
@@ -373,7 +373,7 @@ def _measured(
     scored = time.perf_counter()
     flags = detector.p_values(scores) <= FALSE_ALARM_RATE
     share = float(split.y_test.mean()) if flagged_share is None else flagged_share
-    called = scores > np.quantile(scores, 1.0 - share)
+    called = scores >= np.quantile(scores, 1.0 - share)  # as the authors' code does
     right = float((called & (split.y_test == 1)).sum())
     return dataclasses.replace(
         run,

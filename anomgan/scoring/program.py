@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Protocol, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomgan.errors import ModelCorruptError
 from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Matrix, Parts
+from anomgan.nets.batched import Activation
+from anomgan.nets.threads import one_thread
 from anomgan.scoring.frozen import FLOOR, Scored
 from anomgan.scoring.products import product
 
-__all__ = ["Formula", "ProgramScore", "ProgramSettings", "RowScore", "TorchArithmetic"]
+__all__ = [
+    "PASS_ROWS",
+    "Formula",
+    "ProgramScore",
+    "ProgramSettings",
+    "RowScore",
+    "TorchArithmetic",
+    "Values",
+]
 
-_CHUNK = 256
+PASS_ROWS = 256
 """Rows a pass: every pass has this shape, so a row's result cannot depend on its company."""
+_SMALLEST_UNIT = 1e-6
 
 
 class RowScore(Protocol):
@@ -162,6 +176,23 @@ class ProgramSettings:
 
 
 @dataclass(frozen=True)
+class Values:
+    """What a formula gives for n rows, in its own units.
+
+    Attributes
+    ----------
+    by_column : float32 [n, n_columns]
+    of_features : float32 [n, 1]
+        The same, added up over all features.
+    whole : float32 [n, 1]
+    """
+
+    by_column: Tensor
+    of_features: Tensor
+    whole: Tensor
+
+
+@dataclass(frozen=True)
 class ProgramScore:
     """A frozen detector of the literature.
 
@@ -186,7 +217,6 @@ class ProgramScore:
     n_columns: int
     settings: ProgramSettings
 
-    @torch.no_grad()
     def __call__(self, features: Tensor, surprise: Tensor) -> Scored:
         """Score encoded rows, and share each score among the columns.
 
@@ -195,41 +225,49 @@ class ProgramScore:
         features : Tensor float32 [n, d]
         surprise : Tensor float32 [n, n_columns]
         """
-        columns = [features.new_zeros(0, self.n_columns)]
-        whole = [features.new_zeros(0, 1)]
-        for parts in self._passes(features):
-            by_column = features.new_zeros(_CHUNK, self.n_columns)
-            if parts.by_feature is not None:
-                by_column.index_add_(1, self.feature_column, parts.by_feature)
-            columns.append(by_column / self.settings.unit)
-            whole.append(self._whole(parts))
-        n = len(features)
-        left, right = torch.cat(columns)[:n] + surprise, torch.cat(whole)[:n]
-        return Scored(self.scores(features, surprise), torch.cat([left, right], dim=1))
+        values = self.values(features)
+        left = values.by_column / self.settings.unit + surprise
+        return Scored(
+            self.scores_of(values, surprise), torch.cat([left, self._whole(values)], dim=1)
+        )
 
-    @torch.no_grad()
     def scores(self, features: Tensor, surprise: Tensor) -> Tensor:
         """Score encoded rows as `__call__` does, without the contributions: [n]."""
-        totals = [features.new_zeros(0, 1)]
-        for parts in self._passes(features):
-            total = self._whole(parts)
-            if parts.by_feature is not None:
-                ones = torch.ones(features.shape[1], 1)
-                total = product(parts.by_feature, ones) / self.settings.unit + total
-            totals.append(total)
-        n = len(features)
-        return torch.cat(totals)[:n, 0] + surprise.sum(dim=1)
+        return self.scores_of(self.values(features), surprise)
+
+    def scores_of(self, values: Values, surprise: Tensor) -> Tensor:
+        """Score rows whose values are known, [n]."""
+        total = values.of_features / self.settings.unit + self._whole(values)
+        return total[:, 0] + surprise.sum(dim=1)
 
     @torch.no_grad()
-    def values(self, features: Tensor) -> Tensor:
-        """Return the formula's own values, float32 [n]."""
-        out = [features.new_zeros(0)]
-        for parts in self._passes(features):
-            value = torch.zeros(_CHUNK)
-            for part in (parts.by_feature, parts.whole):
-                value = value if part is None else value + part.sum(dim=1)
-            out.append(value)
-        return torch.cat(out)[: len(features)]
+    def values(self, features: Tensor) -> Values:
+        """Evaluate the formula on encoded rows [n, d], on one processor."""
+        d = features.shape[1]
+        columns = [features.new_zeros(0, self.n_columns)]
+        sums, wholes = [features.new_zeros(0, 1)], [features.new_zeros(0, 1)]
+        with one_thread():
+            for parts in self._passes(features):
+                by_column = features.new_zeros(PASS_ROWS, self.n_columns)
+                of_features, whole = (
+                    features.new_zeros(PASS_ROWS, 1),
+                    features.new_zeros(PASS_ROWS, 1),
+                )
+                if parts.by_feature is not None:
+                    by_column.index_add_(1, self.feature_column, parts.by_feature)
+                    of_features = product(parts.by_feature, torch.ones(d, 1))
+                columns.append(by_column)
+                sums.append(of_features)
+                wholes.append(whole if parts.whole is None else parts.whole)
+        n = len(features)
+        return Values(torch.cat(columns)[:n], torch.cat(sums)[:n], torch.cat(wholes)[:n])
+
+    def in_units_of(self, values: Values) -> ProgramScore:
+        """Return this score in units of the median of some rows' values."""
+        total = (values.of_features + values.whole)[:, 0]
+        total = total[torch.isfinite(total)]
+        unit = max(_SMALLEST_UNIT, float(total.median())) if len(total) else 1.0
+        return replace(self, settings=replace(self.settings, unit=unit))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name, for safetensors."""
@@ -261,36 +299,77 @@ class ProgramScore:
         n_columns: int,
         settings: Mapping[str, Any],
     ) -> ProgramScore:
-        """Rebuild from what `tensors` and `settings_dict` gave, or raise a KeyError."""
-        networks = {}
-        for name, activation in settings["activations"].items():
-            depth = sum(k.startswith(f"{name}.") and k.endswith(".weight") for k in tensors)
-            networks[name] = FrozenNetwork(
-                tuple(tensors[f"{name}.{i}.weight"].numpy() for i in range(depth)),
-                tuple(tensors[f"{name}.{i}.bias"].numpy() for i in range(depth)),
-                activation,
+        """Rebuild from what `tensors` and `settings_dict` gave, and try it on a row.
+
+        Raises
+        ------
+        ModelCorruptError
+            The parts do not belong together.
+        """
+        try:
+            networks = {
+                name: _network(tensors, name, activation)
+                for name, activation in settings["activations"].items()
+            }
+            score = cls(
+                formula=formula,
+                networks=networks,
+                memory_rows=tensors["memory_rows"],
+                memory_counts=tensors["memory_counts"],
+                feature_column=tensors["feature_column"],
+                n_columns=n_columns,
+                settings=ProgramSettings(float(settings["unit"]), float(settings["kernel_width"])),
             )
-        return cls(
-            formula=formula,
-            networks=networks,
-            memory_rows=tensors["memory_rows"],
-            memory_counts=tensors["memory_counts"],
-            feature_column=tensors["feature_column"],
-            n_columns=n_columns,
-            settings=ProgramSettings(float(settings["unit"]), float(settings["kernel_width"])),
-        )
+            score._try_out()
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelCorruptError(
+                f"networks and formula of the detector do not fit each other ({error})"
+            ) from error
+        return score
+
+    def _try_out(self) -> None:
+        """Score one row, of the encoder's mean."""
+        column, settings = self.feature_column, self.settings
+        if not (0.0 < settings.unit < math.inf and 0.0 < settings.kernel_width < math.inf):
+            raise ValueError(f"unit {settings.unit}, kernel width {settings.kernel_width}")
+        if column.dtype != torch.int64 or not bool(
+            ((column >= 0) & (column < self.n_columns)).all()
+        ):
+            raise ValueError("features of columns that are not there")
+        values = self.values(torch.zeros(1, len(column)))
+        if not bool(torch.isfinite(values.of_features + values.whole).all()):
+            raise ValueError("an ordinary row has no finite score")
 
     def _passes(self, features: Tensor) -> Iterator[Parts[Tensor]]:
-        """Yield the formula's parts in passes of `_CHUNK` rows, the last one padded."""
+        """Yield the formula's parts in passes of `PASS_ROWS` rows, the last one padded."""
         arithmetic = TorchArithmetic()
-        for i in range(0, len(features), _CHUNK):
-            part = features[i : i + _CHUNK]
-            rows = features.new_zeros(_CHUNK, features.shape[1])
+        for i in range(0, len(features), PASS_ROWS):
+            part = features[i : i + PASS_ROWS]
+            rows = features.new_zeros(PASS_ROWS, features.shape[1])
             rows[: len(part)] = part  # a copy: products may round by alignment too
             yield self.formula.score(arithmetic, self.networks, rows)
 
-    def _whole(self, parts: Parts[Tensor]) -> Tensor:
-        """Return what is held against the row as a whole, [n, 1]."""
-        if parts.whole is None:
-            return torch.full((_CHUNK, 1), FLOOR)
-        return parts.whole / self.settings.unit + FLOOR
+    def _whole(self, values: Values) -> Tensor:
+        """Return what is held against each row as a whole, [n, 1]."""
+        return values.whole / self.settings.unit + FLOOR
+
+
+def _network(tensors: Mapping[str, Tensor], name: str, activation: str) -> FrozenNetwork:
+    """Read one network; ValueError where its layers do not follow each other."""
+    depth = sum(k.startswith(f"{name}.") and k.endswith(".weight") for k in tensors)
+    weights = [tensors[f"{name}.{i}.weight"] for i in range(depth)]
+    biases = [tensors[f"{name}.{i}.bias"] for i in range(depth)]
+    if not depth or activation not in get_args(Activation):
+        raise ValueError(f"network {name!r} has {depth} layers of {activation!r}")
+    chained = all(a.shape[1] == b.shape[0] for a, b in pairwise(weights))
+    fits = all(
+        w.ndim == 2 and b.shape == (w.shape[1],) for w, b in zip(weights, biases, strict=True)
+    )
+    plain = all(t.dtype == torch.float32 for t in (*weights, *biases))
+    if not (chained and fits and plain):
+        raise ValueError(f"the layers of network {name!r} do not follow each other")
+    return FrozenNetwork(
+        tuple(w.numpy() for w in weights),
+        tuple(b.numpy() for b in biases),
+        cast(Activation, activation),
+    )

@@ -37,7 +37,9 @@ common:
 - **Score.** The paper's value *A*(*x*), never negative, is divided by its median over the
   calibration rows (`unit` in the model's facts), and 1 is added: scores rank as the paper's do,
   and a typical normal row has 2. What the formula says of a feature goes to its column, what it
-  says of the row as a whole to the place `discriminator`.
+  says of the row as a whole to the place `discriminator`. Some formulas speak of the whole row
+  only (ALAD by features or logits, GANomaly, SO-GAAL, MO-GAAL, Fence-GAN): their reasons then name
+  "the columns together", and a column only where its state was never seen.
 - **Training** is the one training loop of the project. The weights kept are an exponential
   moving average; losses that are not finite lead back to the last good snapshot; the learning
   rate falls along a cosine. Nothing uses batch normalisation or dropout, as a row's score must

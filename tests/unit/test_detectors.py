@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +15,21 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from anomgan import GANDetector, Scorer
+from anomgan.bundle import Bundle
 from anomgan.detectors.base import Sizes
 from anomgan.detectors.registry import DETECTORS
-from anomgan.errors import InputError, TrainingInterrupted, UsageError
-from anomgan.estimator import detector_class, fit_table
+from anomgan.errors import InputError, ModelCorruptError, TrainingInterrupted, UsageError
+from anomgan.estimator import detector_class
+from anomgan.fitting import FitControl
 from anomgan.literature import FACES
 from anomgan.persistence import export_scorer
 from anomgan.presets import DETECTOR_NAMES
+from anomgan.scoring.program import ProgramScore
+from anomgan.training.checkpoints import Checkpointer
 from anomgan.training.loop import Sampler, Trainer, TrainingPlan
 
 SHORT: dict[str, Any] = {"n_steps": 20, "batch_rows": 16, "random_state": 0, "device": "cpu"}
@@ -172,32 +181,24 @@ def test_same_seed_same_model_another_seed_another(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(DETECTORS))
 def test_interrupted_and_resumed_is_the_same_model(name: str, tmp_path: Path) -> None:
-    import polars as pl
+    rows = table(60)
+    whole = short(name, n_steps=120).fit(rows)
+    asked = iter(range(1000))
 
-    from anomgan.tables import SchemaOptions
+    def fit(*, resume: bool, stop: Callable[[], bool] | None) -> Any:
+        def checkpoint(fingerprint: str) -> Checkpointer:
+            return Checkpointer(tmp_path / "half.ckpt", fingerprint=fingerprint, resume=resume)
 
-    frame = pl.from_pandas(table(60).drop(columns="noise"))
-    parameters = SHORT | SHORTER.get(name, {}) | {"n_steps": 120}
-    arguments: dict[str, Any] = {
-        "options": SchemaOptions(),
-        "detector": name,
-        "parameters": parameters,
-        "source": "normal.csv",
-    }
-    fit_table(frame, output=tmp_path / "whole", **arguments)
-
-    def stop(step: int, n_steps: int, facts: Any) -> None:
-        if step >= 60:
-            import os
-            import signal
-
-            os.kill(os.getpid(), signal.SIGINT)
+        estimator = short(name, n_steps=120)
+        control = FitControl(device="cpu", checkpoint=checkpoint, stop_requested=stop)
+        estimator.fit_checked(*estimator._learn_schema(rows), control)
+        return estimator
 
     with pytest.raises(TrainingInterrupted):
-        fit_table(frame, output=tmp_path / "parts", progress=stop, **arguments)
-    fit_table(frame, output=tmp_path / "parts", resume=True, **arguments)
-    whole, parts = ((tmp_path / n / "weights.safetensors").read_bytes() for n in ("whole", "parts"))
-    assert whole == parts
+        fit(resume=False, stop=lambda: next(asked) == 73)
+    parts = fit(resume=True, stop=None)
+    for key, tensor in whole.model_.networks.items():
+        assert torch.equal(tensor, parts.model_.networks[key]), key
 
 
 @pytest.mark.parametrize("name", sorted(DETECTORS))
@@ -236,3 +237,141 @@ def test_unknown_detectors_are_told() -> None:
 def test_bad_parameters_are_input_errors(name: str) -> None:
     with pytest.raises(InputError, match=r"n_steps is 0.*batch_rows is 1"):
         DETECTORS[name](n_steps=0, batch_rows=1)
+
+
+# --- What one or the other got wrong, or might ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "score_by"),
+    [("alad", "logits"), ("alad", "l1"), ("alad", "l2"), ("egbad", "cross-e"), ("egbad", "fm")],
+)
+def test_every_way_to_score_is_exported(name: str, score_by: str) -> None:
+    _, parity, _ = export_scorer(short(name, score_by=score_by).fit(table()).model_, created_at="")
+    assert parity.p99_relative <= 1e-5
+    assert parity.max_relative <= 1e-3
+
+
+def sheet(n: int, seed: int) -> np.ndarray:
+    """Rows near a curved two-dimensional sheet in six columns."""
+    rng = np.random.default_rng(seed)
+    u, v = rng.uniform(-1.5, 1.5, size=(2, n))
+    rows = np.stack([u, v, u + v, u - v, u * v, u**2], axis=1)
+    return rows + 0.05 * rng.normal(size=rows.shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alad", "anogan", "egbad", "f-anogan", "ganomaly"])
+def test_rows_off_the_sheet_score_higher(name: str) -> None:
+    """Far rows tell little: these are within every column's range."""
+    normal, new = sheet(400, 0), sheet(300, 1)
+    rng = np.random.default_rng(2)
+    broken = np.stack([column[rng.permutation(len(new))] for column in new.T], axis=1)
+    detector = detector_class(name)(n_steps=400, random_state=0, device="cpu").fit(normal)
+    y = np.repeat([0, 1], len(new))
+    assert roc_auc_score(y, detector.anomaly_score(np.concatenate([new, broken]))) > 0.7
+
+
+def test_rows_at_the_end_of_the_world_have_finite_scores(fitted: Any) -> None:
+    rows = table(6, seed=7)
+    rows.loc[:, "load"] = [1e300, -1e300, 1e30, 1e6, np.nan, 0.0]
+    scores = fitted.anomaly_score(rows)
+    assert np.isfinite(scores).all()
+    assert (fitted.contributions(rows) >= 0.0).all()
+
+
+def test_the_rate_holds_by_group_too(tmp_path: Path) -> None:
+    rows = table(400)
+    detector = short("alad", calibrate_by="mode", false_alarm_rate=0.1).fit(rows)
+    assert detector.group_thresholds_
+    detector.save(tmp_path / "model")
+    np.testing.assert_array_equal(
+        type(detector).load(tmp_path / "model").p_values(rows), detector.p_values(rows)
+    )
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    detector = short("alad", n_steps=np.int64(3), learning_rate=np.float32(0.001)).fit(table(40))
+    assert type(detector.model_.parameters.to_dict()["n_steps"]) is int
+
+
+def test_a_stage_that_never_ran_fails_the_training() -> None:
+    with pytest.raises(InputError, match="both stages need some"):
+        DETECTORS["f-anogan"](n_steps=20, gan_share=0.99)
+    rows = table(60)
+    detector = detector_class("f-anogan")(
+        n_steps=100_000, batch_rows=16, random_state=0, device="cpu", max_time=1.0
+    )
+    detector.fit(rows)
+    ran = {name.split(".")[0] for record in detector.model_.record.history for name in record}
+    assert ("encoder" in ran) == (detector.health_.verdict != "failed")
+
+
+def test_time_after_training_is_reckoned_with() -> None:
+    rows = np.random.default_rng(0).normal(size=(2500, 6))
+    began = time.monotonic()
+    detector_class("anogan")(max_time=8.0, random_state=0, device="cpu").fit(rows)
+    assert time.monotonic() - began < 12.0
+
+
+def _changed(model: Path, **changes: Any) -> None:
+    """Change the stored scoring facts, checksums too."""
+    bundle = Bundle.open(model)
+    files = {name: bundle.read(name) for name in bundle.names if name != "manifest.json"}
+    scoring = json.loads(files["scoring.json"])
+    scoring["settings"] |= changes
+    files["scoring.json"] = json.dumps(scoring).encode()
+    manifest = replace(bundle.manifest, files={})
+    Bundle.save(model, files=files, manifest=manifest, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"activations": []},
+        {"activations": None},
+        {"activations": {"generator": "gelu", "encoder": "leaky_relu", "d_xx": "leaky_relu"}},
+        {"activations": {"generator": "relu", "encoder": "leaky_relu"}},
+        {"activations": {"nothing": "relu"}},
+        {"unit": 0.0},
+        {"unit": -1.0},
+        {"unit": "nan"},
+        {"kernel_width": 0.0},
+    ],
+)
+def test_damaged_models_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    detector = short("alad").fit(table(40))
+    detector.save(tmp_path / "model")
+    _changed(tmp_path / "model", **changes)
+    with pytest.raises(ModelCorruptError, match="do not fit each other"):
+        type(detector).load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("part", ["score.generator.0.weight", "score.encoder.1.bias"])
+def test_damaged_networks_are_refused(part: str, tmp_path: Path) -> None:
+    detector = short("alad").fit(table(40))
+    tensors = detector.model_.score.tensors()
+    del tensors[part.removeprefix("score.")]
+    with pytest.raises(ModelCorruptError, match="do not fit each other"):
+        ProgramScore.from_tensors(
+            tensors,
+            formula=detector.model_.parameters,
+            n_columns=4,
+            settings=detector.model_.score.settings_dict(),
+        )
+
+
+def test_another_detectors_checkpoint_is_not_gone_on_with(tmp_path: Path) -> None:
+    prints = []
+    for name in ("alad", "egbad"):
+
+        def keep(fingerprint: str) -> Any:
+            prints.append(fingerprint)
+            raise TrainingInterrupted("seen")
+
+        control = FitControl(device="cpu", checkpoint=keep)
+        estimator = short(name)
+        schema, rows = estimator._learn_schema(table(40))
+        with pytest.raises(TrainingInterrupted, match="seen"):
+            estimator.fit_checked(schema, rows, control)
+    assert prints[0] != prints[1]

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Calibration", "fit"]
 
 
+_OPTIONS = {"false_alarm_rate", "calibrate_by", "random_state", "calibration", "max_time"}
+"""Parameters that are options of the command."""
+
+
 class Calibration(StrEnum):
     """Which rows the threshold comes from."""
 
@@ -193,7 +197,7 @@ def _parameters(detector: str, calibration: Calibration, texts: list[str] | None
             f"{', '.join(DETECTOR_NAMES)}"
         )
     own = dict(parse_parameter(text) for text in texts or ())
-    taken = sorted(set(own) & {"false_alarm_rate", "calibrate_by", "random_state", "calibration"})
+    taken = sorted(set(own) & _OPTIONS)
     if taken:
         raise UsageError(f"{', '.join(taken)} cannot be --set: there are options for these")
     if detector == DETECTOR_NAMES[0]:
