@@ -5,6 +5,7 @@ from __future__ import annotations
 from anomgan.detectors.alad import ALAD
 from anomgan.detectors.base import Detector
 from anomgan.detectors.fence_gan import FenceGAN
+from anomgan.detectors.imputation import Imputation
 from anomgan.detectors.mo_gaal import MOGAAL
 from anomgan.detectors.so_gaal import SOGAAL
 
@@ -17,6 +18,7 @@ DETECTORS: dict[str, type[Detector]] = {
         SOGAAL,
         MOGAAL,
         FenceGAN,
+        Imputation,
     )
 }
 """Detectors by the name that `anomgan fit --detector` takes."""
