@@ -182,6 +182,7 @@ DETECTOR_NAMES: tuple[str, ...] = (
     "so-gaal",
     "mo-gaal",
     "fence-gan",
+    "imputation",
 )
 """Every detector by name, the flagship first (`anomgan.detectors.registry` has the others)."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -62,8 +62,7 @@ class AnoGAN(Detector):
     Not as in the paper:
 
     - two latent dimensions (chosen on three development sets of the project): a search through as
-      many codes as a row has values gives every row back, abnormal ones too. There are always fewer
-      codes than features;
+      many codes as a row has values gives every row back, abnormal ones too.;
     - perceptrons (64 and 128 units in the generator, 128 and 64 in the discriminator) instead of
       convolutions: rows are no images. No batch normalisation;
     - every search starts from z = 0, the likeliest code, instead of a random one: a row's score
@@ -111,10 +110,6 @@ class AnoGAN(Detector):
         if 0.0 <= self.feature_weight <= 1.0:
             return []
         return [f"feature_weight is {self.feature_weight}, it must lie in [0, 1]"]
-
-    def bound(self, sizes: Sizes) -> Self:
-        """Return the detector with fewer latent dimensions than features."""
-        return replace(self, latent_dim=min(self.latent_dim, max(1, sizes.n_features - 1)))
 
     def game(self, sizes: Sizes, sampler: Sampler, draws: torch.Generator) -> Game:
         """Make a generator and a discriminator."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -81,7 +81,7 @@ class Detector(ABC):
     learning_rate : float
         Of Adam; it decays along a cosine.
     latent_dim : int
-        k.
+        k; fewer where the table has no more features than that.
     ema_share : float
         Half-life of the averaged weights, as a share of the rows seen.
     max_calibration_rows : int
@@ -103,6 +103,8 @@ class Detector(ABC):
     """Authors, year, title and where."""
     judged: ClassVar[bool] = True
     """Whether its generator is meant to give normal rows, so that coverage tells its health."""
+    bottleneck: ClassVar[bool] = True
+    """Whether a row is scored by what its code gives back."""
     members: ClassVar[int] = 1
     calibration: ClassVar[str] = "split"
 
@@ -139,8 +141,10 @@ class Detector(ABC):
         return []
 
     def bound(self, sizes: Sizes) -> Detector:
-        """Return the detector with what it has to know of the table, itself by default.
+        """Return the detector with what it has to know of the table.
 
+        By default that are fewer latent dimensions than features, where a `bottleneck` is what
+        makes it see: through as many codes as a row has values, any row comes back.
         That is kept in fields of metadata ``{"internal": True}``: stored with the model, and no
         parameter of the estimator.
 
@@ -149,7 +153,9 @@ class Detector(ABC):
         UsageError
             A parameter does not suit the table.
         """
-        return self
+        if not self.bottleneck:
+            return self
+        return replace(self, latent_dim=min(self.latent_dim, max(1, sizes.n_features - 1)))
 
     @abstractmethod
     def game(self, sizes: Sizes, sampler: Sampler, draws: torch.Generator) -> Game:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -92,10 +92,6 @@ class FAnoGAN(Detector):
             f"gan_share is {self.gan_share}, which leaves {n_gan} of {self.n_steps} steps to the "
             "GAN; both stages need some"
         ]
-
-    def bound(self, sizes: Sizes) -> Self:
-        """Return the detector with fewer latent dimensions than features."""
-        return replace(self, latent_dim=min(self.latent_dim, max(1, sizes.n_features - 1)))
 
     def game(self, sizes: Sizes, sampler: Sampler, draws: torch.Generator) -> Game:
         """Make three networks, and two stages."""

@@ -84,6 +84,7 @@ class FenceGAN(Detector):
         "detection, ICTAI"
     )
     judged: ClassVar[bool] = False
+    bottleneck: ClassVar[bool] = False
 
     @classmethod
     def at_least(cls) -> dict[str, float]:

@@ -72,6 +72,7 @@ class MOGAAL(Detector):
         "unsupervised outlier detection, TKDE"
     )
     judged: ClassVar[bool] = False
+    bottleneck: ClassVar[bool] = False
 
     @classmethod
     def at_least(cls) -> dict[str, float]:

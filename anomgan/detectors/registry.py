@@ -9,6 +9,7 @@ from anomgan.detectors.egbad import EGBAD
 from anomgan.detectors.f_anogan import FAnoGAN
 from anomgan.detectors.fence_gan import FenceGAN
 from anomgan.detectors.ganomaly import GANomaly
+from anomgan.detectors.imputation import Imputation
 from anomgan.detectors.mo_gaal import MOGAAL
 from anomgan.detectors.so_gaal import SOGAAL
 
@@ -25,6 +26,7 @@ DETECTORS: dict[str, type[Detector]] = {
         SOGAAL,
         MOGAAL,
         FenceGAN,
+        Imputation,
     )
 }
 """Detectors by the name that `anomgan fit --detector` takes."""

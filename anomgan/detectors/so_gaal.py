@@ -76,6 +76,7 @@ class SOGAAL(Detector):
         "unsupervised outlier detection, TKDE"
     )
     judged: ClassVar[bool] = False
+    bottleneck: ClassVar[bool] = False
 
     @classmethod
     def at_least(cls) -> dict[str, float]:
