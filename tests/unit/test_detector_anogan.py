@@ -65,7 +65,7 @@ def test_a_walk_never_ends_worse_than_it_began(rate: float) -> None:
 
 
 def test_the_graph_agrees_where_the_generator_gives_every_row_back(tmp_path: Path) -> None:
-    rows = correlated(100, 2)
+    rows = correlated(100, 2)[:, :1]  # one column, one code: nothing is held back
     face = FACES["anogan"](
         n_steps=10,
         batch_rows=16,
