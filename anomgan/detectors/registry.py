@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anomgan.detectors.alad import ALAD
 from anomgan.detectors.base import Detector
+from anomgan.detectors.conditional import Conditional
 from anomgan.detectors.fence_gan import FenceGAN
 from anomgan.detectors.imputation import Imputation
 from anomgan.detectors.mo_gaal import MOGAAL
@@ -19,6 +20,7 @@ DETECTORS: dict[str, type[Detector]] = {
         MOGAAL,
         FenceGAN,
         Imputation,
+        Conditional,
     )
 }
 """Detectors by the name that `anomgan fit --detector` takes."""
