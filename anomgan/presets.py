@@ -183,6 +183,7 @@ DETECTOR_NAMES: tuple[str, ...] = (
     "mo-gaal",
     "fence-gan",
     "imputation",
+    "conditional",
 )
 """Every detector by name, the flagship first (`anomgan.detectors.registry` has the others)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from anomgan.detectors.alad import ALAD
 from anomgan.detectors.anogan import AnoGAN
 from anomgan.detectors.base import Detector
+from anomgan.detectors.conditional import Conditional
 from anomgan.detectors.egbad import EGBAD
 from anomgan.detectors.f_anogan import FAnoGAN
 from anomgan.detectors.fence_gan import FenceGAN
@@ -27,6 +28,7 @@ DETECTORS: dict[str, type[Detector]] = {
         MOGAAL,
         FenceGAN,
         Imputation,
+        Conditional,
     )
 }
 """Detectors by the name that `anomgan fit --detector` takes."""

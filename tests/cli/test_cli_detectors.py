@@ -84,9 +84,25 @@ def test_it_scores_evaluates_explains_and_exports(
     assert result.exit_code == 0, result.output
 
 
+def test_a_context_is_named_by_its_columns(
+    machine_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    result = run(
+        *("fit", str(machine_files[0]), "-m", str(tmp_path / "model"), "--detector", "conditional"),
+        *("--context", "mode,machine", *SHORT),
+    )
+    assert result.exit_code == 0, result.output
+    assert Bundle.open(tmp_path / "model").manifest.parameters["context"] == [
+        "mode",
+        "machine",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--context", "mode"), "add --detector conditional"),
+        (("--detector", "conditional", "--context", "weather"), "the context names 'weather'"),
         (("--detector", "gan"), "there is no detector 'gan'"),
         (("--detector", "alad", "--calibration", "cross"), "takes an ensemble"),
         (("--set", "n_steps"), "KEY=VALUE is expected"),

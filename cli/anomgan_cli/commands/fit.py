@@ -89,6 +89,14 @@ DetectorName = Annotated[
     str,
     typer.Option(metavar="NAME", help="What is trained; `anomgan detectors` lists all there are."),
 ]
+Context = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN,COLUMN",
+        help="Columns that are given, with --detector conditional: the others are scored in their "
+        "context, as load by shift.",
+    ),
+]
 Parameters = Annotated[
     list[str] | None,
     typer.Option(
@@ -128,6 +136,7 @@ def fit(
     calibrate_by: CalibrateBy = None,
     calibration: CalibrationOption = Calibration.SPLIT,
     detector: DetectorName = "anomgan",
+    context: Context = None,
     parameter: Parameters = None,
     seed: Seed = 0,
     max_time: MaxTime = None,
@@ -151,11 +160,8 @@ def fit(
         frame = _normal_rows(_read(reader), label, normal, source)
     kinds = [tuple(names or ()) for names in (drop, categorical, numeric)]
     options = SchemaOptions(kinds[0], kinds[1], kinds[2], id_column, label)
-    parameters = _parameters(detector, calibration, parameter) | {
-        "false_alarm_rate": false_alarm_rate,
-        "calibrate_by": calibrate_by,
-        "random_state": seed,
-    }
+    shared = {"false_alarm_rate": false_alarm_rate, "calibrate_by": calibrate_by}
+    parameters = _parameters(detector, calibration, context, parameter) | shared
     _study(frame, options, calibrate_by, source, quiet=quiet)
     _say_if_new(model, resume=resume and not quiet)
     from anomgan.estimator import fit_table
@@ -165,7 +171,7 @@ def fit(
             frame,
             options=options,
             detector=detector,
-            parameters=parameters,
+            parameters=parameters | {"random_state": seed},
             source=source,
             output=model,
             overwrite=force,
@@ -186,7 +192,9 @@ def _require_possible(model: str, false_alarm_rate: float | None, *, force: bool
     require_free(model, overwrite=force)
 
 
-def _parameters(detector: str, calibration: Calibration, texts: list[str] | None) -> dict[str, Any]:
+def _parameters(
+    detector: str, calibration: Calibration, context: str | None, texts: list[str] | None
+) -> dict[str, Any]:
     """Return what the detector is made with; an unknown one is told before anything is read."""
     from anomgan.errors import UsageError
     from anomgan.presets import DETECTOR_NAMES
@@ -197,6 +205,10 @@ def _parameters(detector: str, calibration: Calibration, texts: list[str] | None
             f"{', '.join(DETECTOR_NAMES)}"
         )
     own = dict(parse_parameter(text) for text in texts or ())
+    if context is not None:
+        if detector != "conditional":
+            raise UsageError(f"{detector} knows no --context: add --detector conditional")
+        own["context"] = context
     taken = sorted(set(own) & _OPTIONS)
     if taken:
         raise UsageError(f"{', '.join(taken)} cannot be --set: there are options for these")
