@@ -63,7 +63,8 @@ def suite_cases(
         `clean` is to be contaminated.
     """
     from anomgan.evaluation.benchmark import Case
-    from anomgan_datasets import PAPER_SHARES, names
+    from anomgan_datasets import names
+    from anomgan_datasets.splits import PAPER_SHARES
 
     known = {suite: names(suite) for suite in suites}
     absent = sorted(set(sets) - {name for found in known.values() for name in found})

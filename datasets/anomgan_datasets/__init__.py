@@ -18,7 +18,6 @@ from anomgan_datasets.exports import csv_files
 from anomgan_datasets.loaders import Dataset, data_dir, load
 from anomgan_datasets.registry import Card, Part, Reader, Yardstick, card, names
 from anomgan_datasets.splits import (
-    PAPER_SHARES,
     Split,
     clean_split,
     papers_split,
@@ -34,7 +33,6 @@ from anomgan_datasets.synthetic import (
 )
 
 __all__ = [
-    "PAPER_SHARES",
     "Card",
     "Dataset",
     "Part",

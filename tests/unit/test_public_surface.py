@@ -47,7 +47,6 @@ PUBLIC = {
     "anomgan_datasets": [
         "Card",
         "Dataset",
-        "PAPER_SHARES",
         "Part",
         "Reader",
         "Split",
