@@ -311,8 +311,12 @@ def test_a_stage_that_never_ran_fails_the_training() -> None:
 def test_time_after_training_is_reckoned_with() -> None:
     rows = np.random.default_rng(0).normal(size=(2500, 6))
     began = time.monotonic()
-    detector_class("anogan")(max_time=8.0, random_state=0, device="cpu").fit(rows)
+    detector = detector_class("anogan")(
+        max_time=6.0, inversion_steps=150, n_steps=100_000, random_state=0, device="cpu"
+    )
+    detector.fit(rows)
     assert time.monotonic() - began < 12.0
+    assert detector.model_.record.stopped_by_deadline
 
 
 def _changed(model: Path, **changes: Any) -> None:
