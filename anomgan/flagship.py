@@ -31,6 +31,7 @@ from anomgan.learning import (
     distinct_rows,
     far_auroc,
     gaussian_distance,
+    generator_facts,
     nearest_distances,
     torch_seed,
 )
@@ -41,7 +42,7 @@ from anomgan.scoring.inversion import InversionSettings, MLPWeights, preconditio
 from anomgan.scoring.memory import Memory, leave_one_out_nearest, spread
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.training.folds import Division
-from anomgan.training.health import Health, coverage, judge, precision, two_sample_accuracy
+from anomgan.training.health import Health, coverage, judge
 from anomgan.training.loop import Sampler, Trainer, TrainingPlan, TrainingRecord
 from anomgan.training.objectives import OBJECTIVES
 
@@ -363,15 +364,6 @@ def judge_training(trained: Trained, score: FrozenScore, scores: Tensor) -> Heal
             (score.n_members, n, trained.networks.sizes.latent_dim),
             generator=torch.Generator().manual_seed(0),
         )
-        generated = score.generator(codes)
-        each = [
-            (coverage(real, g), precision(real, g), two_sample_accuracy(real, g))
-            for real, g in ((r, g[: len(r)]) for r, g in zip(unseen, generated, strict=True))
-            if len(real) >= FEWEST_JUDGED
-        ]
-        # The weakest member decides: one collapsed generator is worth knowing.
-        facts["coverage"] = min(e[0] for e in each)
-        facts["precision"] = min(e[1] for e in each)
-        facts["two_sample_accuracy"] = max(e[2] for e in each)
+        facts |= generator_facts(unseen, score.generator(codes))
     facts["far_auroc"] = far_auroc(score, trained.apart.features, scores)
     return judge(facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 
 from anomgan.errors import UsageError
+from anomgan.evaluation.generator_quality import frechet_distance, recall, sliced_wasserstein
 from anomgan.scoring.memory import leave_one_out_nearest
 from anomgan.scoring.program import RowScore
 from anomgan.training.checkpoints import Checkpointer
-from anomgan.training.health import FAR_AWAY, Health
+from anomgan.training.health import (
+    FAR_AWAY,
+    Health,
+    coverage,
+    precision,
+    two_sample_accuracy,
+)
 from anomgan.training.loop import Progress, TrainingRecord
 
 __all__ = [
@@ -28,6 +35,7 @@ __all__ = [
     "distinct_rows",
     "far_auroc",
     "gaussian_distance",
+    "generator_facts",
     "nearest_distances",
     "torch_seed",
 ]
@@ -40,6 +48,7 @@ MONITOR_ROWS = 128
 """Most rows that judge it on the way."""
 _SPACING_SAMPLE = 2048
 _MOST_DRAWS = 64
+_MOST_FEATURES = 512
 _FAR_OUT = 10.0
 """Interquartile ranges from the median beyond which a value says nothing about covariance."""
 
@@ -216,6 +225,44 @@ def nearest_distances(memory: Tensor, rng: np.random.Generator) -> Tensor:
         other = leave_one_out_nearest(memory, index)
         parts.append((memory[index] - memory[other]).double().norm(dim=1))
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def generator_facts(unseen: Sequence[Tensor], generated: Tensor) -> dict[str, float]:
+    """Measure generators against normal rows that they never saw; the weakest decides.
+
+    Parameters
+    ----------
+    unseen : sequence of Tensor [n_k, d]
+        Of each generator. With fewer than `FEWEST_JUDGED` rows it is not judged.
+    generated : Tensor [m, n, d]
+        Rows of each; as many as it has unseen ones are looked at.
+
+    Returns
+    -------
+    dict of str to float
+        coverage, precision, recall, two_sample_accuracy, sliced_wasserstein and, in tables of up to
+        512 features, frechet_distance (`anomgan.evaluation.generator_quality`); empty where none
+        can be judged.
+    """
+    pairs = [
+        (real, rows[: len(real)])
+        for real, rows in zip(unseen, generated, strict=True)
+        if len(real) >= FEWEST_JUDGED
+    ]
+    if not pairs:
+        return {}
+    facts = {
+        "coverage": min(coverage(*pair) for pair in pairs),
+        "precision": min(precision(*pair) for pair in pairs),
+        "recall": min(recall(*pair) for pair in pairs),
+        "two_sample_accuracy": max(two_sample_accuracy(*pair) for pair in pairs),
+    }
+    if all(bool(torch.isfinite(rows).all()) for _, rows in pairs):
+        facts["sliced_wasserstein"] = max(sliced_wasserstein(*pair) for pair in pairs)
+        if generated.shape[2] <= _MOST_FEATURES:
+            facts["frechet_distance"] = max(frechet_distance(*pair) for pair in pairs)
+    return facts
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from anomgan.learning import (
     Learnt,
     distinct_rows,
     far_auroc,
+    generator_facts,
     nearest_distances,
     torch_seed,
 )
@@ -39,7 +40,7 @@ from anomgan.scoring.program import (
 )
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.training.folds import Division
-from anomgan.training.health import Health, coverage, judge, precision, two_sample_accuracy
+from anomgan.training.health import Health, coverage, judge
 from anomgan.training.loop import Sampler, Trainer, TrainingPlan, TrainingRecord
 
 __all__ = ["learn"]
@@ -213,11 +214,8 @@ def _health_facts(
     codes = _codes(len(real), detector.latent_dim)
     device = next(networks.parameters()).device
     generated = detector.generate(networks, codes.to(device))
-    if generated is not None and len(real) >= FEWEST_JUDGED:
-        rows = generated[0].cpu()
-        facts["coverage"] = coverage(real, rows)
-        facts["precision"] = precision(real, rows)
-        facts["two_sample_accuracy"] = two_sample_accuracy(real, rows)
+    if generated is not None:
+        facts |= generator_facts([real], generated.cpu())
     return facts
 
 

@@ -15,6 +15,7 @@ from anomgan.learning import (
     _covariance_root,
     distinct_rows,
     gaussian_distance,
+    generator_facts,
     nearest_distances,
 )
 from anomgan.presets import FlagshipParameters
@@ -355,3 +356,29 @@ def test_check_rows_of_a_model_are_mixed_from_its_rows(
     assert len(stands) == 2 * N
     assert all(stands[:N])
     assert np.mean(stands[N:]) < 0.5
+
+
+# --- How good the generators are ---------------------------------------------------------------
+
+
+def test_the_weakest_generator_decides_and_few_rows_judge_none() -> None:
+    real, good, poor = ring(200), ring(200, seed=1), ring(200, seed=2, modes=1)
+    facts = generator_facts([real, real], torch.stack([good, poor]))
+    alone = generator_facts([real], poor.unsqueeze(0))
+    better = generator_facts([real], good.unsqueeze(0))
+    # A generator of one mode makes no row that looks wrong: in precision it is not the weakest.
+    assert facts | {"precision": 0.0} == alone | {"precision": 0.0}
+    assert facts["precision"] == min(alone["precision"], better["precision"])
+    assert better["coverage"] > 0.9 > 0.3 > facts["coverage"]
+    assert better["recall"] > facts["recall"]
+    assert better["frechet_distance"] < 0.1 < facts["frechet_distance"]
+    assert better["sliced_wasserstein"] < 0.2 < facts["sliced_wasserstein"]
+    assert generator_facts([real[:9]], good.unsqueeze(0)) == {}
+    broken = generator_facts([real], torch.full((1, 200, 2), torch.nan))
+    assert broken["coverage"] == 0.0
+    assert "frechet_distance" not in broken
+
+
+def test_a_model_keeps_how_good_its_generators_are() -> None:
+    facts = fitted().health.facts
+    assert {"coverage", "recall", "frechet_distance", "sliced_wasserstein"} <= set(facts)
