@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
-from anomgan.detectors.base import Detector, Game, Sizes
-from anomgan.detectors.boxed import BoxedDiscriminator, verdict
-from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Parts
-from anomgan.nets.batched import BatchedMLP
-from anomgan.training.loop import Phase, Sampler
+from anomgan.detectors.base import Game, Sizes
+from anomgan.detectors.opponents import ByDiscriminator, OneGenerator, game_of_two
+from anomgan.training.loop import Sampler
 
 __all__ = ["FenceGAN"]
 
@@ -23,7 +20,7 @@ _SMALLEST_SPREAD = 1e-3
 
 
 @dataclass(frozen=True)
-class FenceGAN(Detector):
+class FenceGAN(ByDiscriminator):
     """Fence-GAN.
 
     The generator G is to put its rows on the boundary of the data and all around it: it minimises
@@ -83,8 +80,6 @@ class FenceGAN(Detector):
         "Ngo, Winarto, Kou, Park, Akram & Lee (2019), Fence GAN: towards better anomaly "
         "detection, ICTAI"
     )
-    judged: ClassVar[bool] = False
-    bottleneck: ClassVar[bool] = False
 
     @classmethod
     def at_least(cls) -> dict[str, float]:
@@ -103,71 +98,28 @@ class FenceGAN(Detector):
 
     def game(self, sizes: Sizes, sampler: Sampler, draws: torch.Generator) -> Game:
         """Make G and D."""
-        networks = _Networks(sampler.data, self.latent_dim, draws).to(sampler.data.device)
-        losses = _Losses(self, networks, sampler)
-        return Game(
-            networks,
-            players={
-                "discriminator": list(networks.discriminator.parameters()),
-                "generator": list(networks.generator.parameters()),
-            },
-            phases=(
-                Phase("discriminator", "discriminator", losses.discriminator),
-                Phase("generator", "generator", losses.generator),
-            ),
-        )
+        networks = OneGenerator(sampler.data, self.latent_dim, draws).to(sampler.data.device)
+        d, n = networks.discriminator, self.batch_rows
 
-    def score(
-        self, a: Arithmetic[Any], networks: Mapping[str, FrozenNetwork], x: Any
-    ) -> Parts[Any]:
-        """Ask D."""
-        return Parts(None, verdict(a, networks, x))
+        def believed() -> dict[str, Tensor]:
+            """Believe real rows, and generated ones less; they weigh gamma."""
+            x = sampler.rows(n)  # [1, n, d]
+            with torch.no_grad():
+                made = networks.made(sampler, n)
+            references = self.gamma * self.reference_weight
+            return {
+                "real": softplus(-d(x)).mean(),
+                "made": self.gamma * softplus(d(made)).mean(),
+                **d.regularised(x, sampler, penalty=self.gradient_penalty, references=references),
+            }
 
-    def freeze(self, networks: nn.Module) -> dict[str, FrozenNetwork]:
-        """Copy out D."""
-        return BoxedDiscriminator.frozen_of(networks)
+        def fenced() -> dict[str, Tensor]:
+            """Lie on the fence, all around."""
+            made = networks.made(sampler, n)
+            distance = (made - made.mean(dim=1, keepdim=True)).norm(dim=2).mean()
+            return {
+                "encirclement": (self.alpha - d(made).sigmoid()).abs().mean(),
+                "dispersion": self.beta / distance.clamp(min=_SMALLEST_SPREAD),
+            }
 
-
-class _Networks(nn.Module):
-    def __init__(self, rows: Tensor, k: int, draws: torch.Generator) -> None:
-        super().__init__()
-        sizes = (k, 64, 64, rows.shape[1])
-        self.generator = BatchedMLP(1, sizes, generator=draws, activation="relu")
-        self.discriminator = BoxedDiscriminator(rows, (128, 64), draws)
-
-
-class _Losses:
-    def __init__(self, detector: FenceGAN, networks: _Networks, sampler: Sampler) -> None:
-        self.detector, self.networks, self.sampler = detector, networks, sampler
-
-    def discriminator(self) -> dict[str, Tensor]:
-        """Believe real rows, and generated ones less; they weigh gamma."""
-        d, own = self.networks.discriminator, self.detector
-        x = self.sampler.rows(own.batch_rows)  # [1, n, d]
-        with torch.no_grad():
-            made = self._made()
-        return {
-            "real": softplus(-d(x)).mean(),
-            "made": own.gamma * softplus(d(made)).mean(),
-            **d.regularised(
-                x,
-                self.sampler,
-                penalty=own.gradient_penalty,
-                references=own.gamma * own.reference_weight,
-            ),
-        }
-
-    def generator(self) -> dict[str, Tensor]:
-        """Lie on the fence, all around."""
-        made = self._made()
-        beliefs = self.networks.discriminator(made).sigmoid()
-        distance = (made - made.mean(dim=1, keepdim=True)).norm(dim=2).mean()
-        return {
-            "encirclement": (self.detector.alpha - beliefs).abs().mean(),
-            "dispersion": self.detector.beta / distance.clamp(min=_SMALLEST_SPREAD),
-        }
-
-    def _made(self) -> Tensor:
-        z = self.sampler.normal(self.detector.batch_rows, self.detector.latent_dim)
-        rows: Tensor = self.networks.generator(z)  # [1, n, d]
-        return rows
+        return game_of_two(networks, believed, fenced, stop=1.0, rate=1.0)

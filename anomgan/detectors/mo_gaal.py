@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
-from anomgan.detectors.base import Detector, Game, Sizes
-from anomgan.detectors.boxed import BoxedDiscriminator, verdict
-from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Parts
-from anomgan.nets.batched import BatchedMLP
-from anomgan.training.loop import Phase, Sampler
+from anomgan.detectors.base import Game, Sizes
+from anomgan.detectors.opponents import ActiveLearning, OneGenerator, game_of_two
+from anomgan.training.loop import Sampler
 
 __all__ = ["MOGAAL"]
 
 
 @dataclass(frozen=True)
-class MOGAAL(Detector):
+class MOGAAL(ActiveLearning):
     """Multiple-objective generative adversarial active learning.
 
     As `SOGAAL`, with k sub-generators (section 3.3): real rows are divided by what the
@@ -59,126 +56,52 @@ class MOGAAL(Detector):
     unsupervised outlier detection. TKDE.
     """
 
-    n_steps: int = 1000
     n_generators: int = 10
-    stop_share: float = 1.0 / 3.0
-    reference_share: float = 0.5
-    gradient_penalty: float = 1.0
 
     name: ClassVar[str] = "mo-gaal"
     summary: ClassVar[str] = "discriminator against many generators around the data"
-    paper: ClassVar[str] = (
-        "Liu, Li, Zhou, Jiang, Sun, Wang & He (2019), Generative adversarial active learning for "
-        "unsupervised outlier detection, TKDE"
-    )
-    judged: ClassVar[bool] = False
-    bottleneck: ClassVar[bool] = False
 
     @classmethod
     def at_least(cls) -> dict[str, float]:
         """Return bounds of parameters."""
-        own = {"n_generators": 1, "reference_share": 0.0, "gradient_penalty": 0.0}
-        return super().at_least() | own
-
-    @classmethod
-    def above_zero(cls) -> tuple[str, ...]:
-        """Return the names of parameters that must be positive."""
-        return (*super().above_zero(), "stop_share")
-
-    def faults(self) -> list[str]:
-        """Say what else is wrong with the parameters."""
-        return [
-            f"{name} is {getattr(self, name)}, it must be at most 1"
-            for name in ("stop_share", "reference_share")
-            if getattr(self, name) > 1.0
-        ]
+        return super().at_least() | {"n_generators": 1}
 
     def game(self, sizes: Sizes, sampler: Sampler, draws: torch.Generator) -> Game:
         """Make k sub-generators and D; the sub-generators' phase ends early."""
-        networks = _Networks(sampler.data, self, draws).to(sampler.data.device)
-        losses = _Losses(self, networks, sampler)
-        return Game(
-            networks,
-            players={
-                "discriminator": list(networks.discriminator.parameters()),
-                "generators": list(networks.generators.parameters()),
-            },
-            phases=(
-                Phase("discriminator", "discriminator", losses.discriminator),
-                Phase("generators", "generators", losses.generators, stop=self.stop_share),
-            ),
-            rates={"generators": 0.1},
-        )
+        k, n_made = self.n_generators, max(2, self.batch_rows // self.n_generators)
+        networks = OneGenerator(sampler.data, self.latent_dim, draws, n_generators=k)
+        networks = networks.to(sampler.data.device)
+        d = networks.discriminator
+        shares = weights(k).unsqueeze(1).to(sampler.data.device)  # [k, 1]
 
-    def score(
-        self, a: Arithmetic[Any], networks: Mapping[str, FrozenNetwork], x: Any
-    ) -> Parts[Any]:
-        """Ask D."""
-        return Parts(None, verdict(a, networks, x))
+        def told_apart() -> dict[str, Tensor]:
+            return self.told_apart(d, sampler, made)
 
-    def freeze(self, networks: nn.Module) -> dict[str, FrozenNetwork]:
-        """Copy out D."""
-        return BoxedDiscriminator.frozen_of(networks)
-
-
-class _Networks(nn.Module):
-    def __init__(self, rows: Tensor, detector: MOGAAL, draws: torch.Generator) -> None:
-        super().__init__()
-        sizes = (detector.latent_dim, 64, 64, rows.shape[1])
-        self.generators = BatchedMLP(
-            detector.n_generators, sizes, generator=draws, activation="relu"
-        )
-        self.discriminator = BoxedDiscriminator(rows, (128, 64), draws)
-
-
-class _Losses:
-    def __init__(self, detector: MOGAAL, networks: _Networks, sampler: Sampler) -> None:
-        self.detector, self.networks, self.sampler = detector, networks, sampler
-        k = detector.n_generators
-        self.n_made = max(2, detector.batch_rows // k)
-        """Rows a sub-generator makes a step."""
-        shares = torch.arange(k, 0, -1, device=sampler.data.device)  # k, ..., 2, 1
-        self.shares = (shares / shares.sum()).unsqueeze(1)  # [k, 1], sum to 1
-
-    def discriminator(self) -> dict[str, Tensor]:
-        """Tell real rows from potential outliers."""
-        d, detector = self.networks.discriminator, self.detector
-        x = self.sampler.rows(detector.batch_rows)  # [1, n, d]
-        losses = {"real": softplus(-d(x)).mean()}
-        losses |= d.regularised(
-            x,
-            self.sampler,
-            penalty=detector.gradient_penalty,
-            references=detector.reference_share,
-        )
-        share = 1.0 - detector.reference_share
-        if share:
+        def made() -> Tensor:
             with torch.no_grad():
-                made = self._made()
-            losses["made"] = (
-                share * (self.shares * softplus(self._logits(made))).sum() / self.n_made
-            )
-        return losses
+                rows = networks.made(sampler, n_made)
+            return (shares * softplus(logits(rows))).sum() / n_made
 
-    def generators(self) -> dict[str, Tensor]:
-        """Have the rows of each sub-generator given its own target (eq. 8)."""
-        d = self.networks.discriminator
-        with torch.no_grad():
-            beliefs = d(self.sampler.rows(self.detector.batch_rows))[0].sigmoid()  # [n]
-            targets = least_of_subsets(beliefs, self.detector.n_generators).unsqueeze(1)  # [k, 1]
-        logits = self._logits(self._made())
-        loss = targets * softplus(-logits) + (1.0 - targets) * softplus(logits)
-        return {"target": loss.mean(dim=1).sum()}
+        def targeted() -> dict[str, Tensor]:
+            """Have the rows of each sub-generator given its own target (eq. 8)."""
+            with torch.no_grad():
+                beliefs = d(sampler.rows(self.batch_rows))[0].sigmoid()  # [n]
+                targets = least_of_subsets(beliefs, k).unsqueeze(1)  # [k, 1]
+            given = logits(networks.made(sampler, n_made))
+            loss = targets * softplus(-given) + (1.0 - targets) * softplus(given)
+            return {"target": loss.mean(dim=1).sum()}
 
-    def _made(self) -> Tensor:
-        k = self.detector.n_generators
-        z = self.sampler.normal(k, self.n_made, self.detector.latent_dim)[0]
-        rows: Tensor = self.networks.generators(z)  # [k, n_made, d]
-        return rows
+        def logits(rows: Tensor) -> Tensor:
+            flat: Tensor = d(rows.flatten(0, 1).unsqueeze(0))
+            return flat.view(rows.shape[:2])  # [k, n_made]
 
-    def _logits(self, made: Tensor) -> Tensor:
-        logits: Tensor = self.networks.discriminator(made.flatten(0, 1).unsqueeze(0))
-        return logits.view(made.shape[:2])  # [k, n_made]
+        return game_of_two(networks, told_apart, targeted, stop=self.stop_share, rate=0.1)
+
+
+def weights(k: int) -> Tensor:
+    """Weights of k sub-generators' rows, [k]: as k, ..., 2, 1, and 1 together."""
+    shares = torch.arange(k, 0, -1)
+    return shares / shares.sum()
 
 
 def least_of_subsets(beliefs: Tensor, k: int) -> Tensor:

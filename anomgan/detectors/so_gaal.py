@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
-from anomgan.detectors.base import Detector, Game, Sizes
-from anomgan.detectors.boxed import BoxedDiscriminator, verdict
-from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Parts
-from anomgan.nets.batched import BatchedMLP
-from anomgan.training.loop import Phase, Sampler
+from anomgan.detectors.base import Game, Sizes
+from anomgan.detectors.opponents import ActiveLearning, OneGenerator, game_of_two
+from anomgan.training.loop import Sampler
 
 __all__ = ["SOGAAL"]
 
 
 @dataclass(frozen=True)
-class SOGAAL(Detector):
+class SOGAAL(ActiveLearning):
     """Single-objective generative adversarial active learning.
 
     A generator G makes potential outliers and learns to have them taken for rows (section 3.2,
@@ -64,101 +61,24 @@ class SOGAAL(Detector):
     unsupervised outlier detection. TKDE.
     """
 
-    n_steps: int = 1000
-    stop_share: float = 1.0 / 3.0
-    reference_share: float = 0.5
-    gradient_penalty: float = 1.0
-
     name: ClassVar[str] = "so-gaal"
     summary: ClassVar[str] = "discriminator against one generator of potential outliers"
-    paper: ClassVar[str] = (
-        "Liu, Li, Zhou, Jiang, Sun, Wang & He (2019), Generative adversarial active learning for "
-        "unsupervised outlier detection, TKDE"
-    )
-    judged: ClassVar[bool] = False
-    bottleneck: ClassVar[bool] = False
-
-    @classmethod
-    def at_least(cls) -> dict[str, float]:
-        """Return bounds of parameters."""
-        return super().at_least() | {"reference_share": 0.0, "gradient_penalty": 0.0}
-
-    @classmethod
-    def above_zero(cls) -> tuple[str, ...]:
-        """Return the names of parameters that must be positive."""
-        return (*super().above_zero(), "stop_share")
-
-    def faults(self) -> list[str]:
-        """Say what else is wrong with the parameters."""
-        return [
-            f"{name} is {getattr(self, name)}, it must be at most 1"
-            for name in ("stop_share", "reference_share")
-            if getattr(self, name) > 1.0
-        ]
 
     def game(self, sizes: Sizes, sampler: Sampler, draws: torch.Generator) -> Game:
         """Make G and D; G's phase ends early."""
-        networks = _Networks(sampler.data, self.latent_dim, draws).to(sampler.data.device)
-        losses = _Losses(self, networks, sampler)
-        return Game(
-            networks,
-            players={
-                "discriminator": list(networks.discriminator.parameters()),
-                "generator": list(networks.generator.parameters()),
-            },
-            phases=(
-                Phase("discriminator", "discriminator", losses.discriminator),
-                Phase("generator", "generator", losses.generator, stop=self.stop_share),
-            ),
-            rates={"generator": 0.1},
-        )
+        networks = OneGenerator(sampler.data, self.latent_dim, draws).to(sampler.data.device)
+        d, n = networks.discriminator, self.batch_rows
 
-    def score(
-        self, a: Arithmetic[Any], networks: Mapping[str, FrozenNetwork], x: Any
-    ) -> Parts[Any]:
-        """Ask D."""
-        return Parts(None, verdict(a, networks, x))
+        def told_apart() -> dict[str, Tensor]:
+            return self.told_apart(d, sampler, made)
 
-    def freeze(self, networks: nn.Module) -> dict[str, FrozenNetwork]:
-        """Copy out D."""
-        return BoxedDiscriminator.frozen_of(networks)
-
-
-class _Networks(nn.Module):
-    def __init__(self, rows: Tensor, k: int, draws: torch.Generator) -> None:
-        super().__init__()
-        sizes = (k, 64, 64, rows.shape[1])
-        self.generator = BatchedMLP(1, sizes, generator=draws, activation="relu")
-        self.discriminator = BoxedDiscriminator(rows, (128, 64), draws)
-
-
-class _Losses:
-    def __init__(self, detector: SOGAAL, networks: _Networks, sampler: Sampler) -> None:
-        self.detector, self.networks, self.sampler = detector, networks, sampler
-
-    def discriminator(self) -> dict[str, Tensor]:
-        """Tell real rows from potential outliers (eq. 4)."""
-        d, n = self.networks.discriminator, self.detector.batch_rows
-        x = self.sampler.rows(n)  # [1, n, d]
-        losses = {"real": softplus(-d(x)).mean()}
-        losses |= d.regularised(
-            x,
-            self.sampler,
-            penalty=self.detector.gradient_penalty,
-            references=self.detector.reference_share,
-        )
-        share = 1.0 - self.detector.reference_share
-        if share:
+        def made() -> Tensor:
             with torch.no_grad():
-                made = self._made()
-            losses["made"] = share * softplus(d(made)).mean()
-        return losses
+                rows = networks.made(sampler, n)
+            return softplus(d(rows)).mean()
 
-    def generator(self) -> dict[str, Tensor]:
-        """Have generated rows taken for real ones (eq. 5)."""
-        return {"taken": softplus(-self.networks.discriminator(self._made())).mean()}
+        def taken() -> dict[str, Tensor]:
+            """Have generated rows taken for real ones (eq. 5)."""
+            return {"taken": softplus(-d(networks.made(sampler, n))).mean()}
 
-    def _made(self) -> Tensor:
-        z = self.sampler.normal(self.detector.batch_rows, self.detector.latent_dim)
-        rows: Tensor = self.networks.generator(z)  # [1, n, d]
-        return rows
+        return game_of_two(networks, told_apart, taken, stop=self.stop_share, rate=0.1)

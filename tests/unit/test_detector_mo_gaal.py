@@ -7,8 +7,9 @@ import oracle_boxed
 import pytest
 import torch
 from detector_checks import far_above_all, lists, moved_by, parts, scores, tiny_game, tiny_network
+from torch.nn.functional import softplus
 
-from anomgan.detectors.mo_gaal import MOGAAL, least_of_subsets
+from anomgan.detectors.mo_gaal import MOGAAL, least_of_subsets, weights
 from anomgan.errors import UsageError
 from anomgan.nets.arithmetic import FrozenNetwork
 
@@ -18,7 +19,7 @@ def test_rows_thrown_far_away_score_above_every_training_row(seed: int) -> None:
     assert far_above_all("mo-gaal", seed)
 
 
-@pytest.mark.parametrize("phase", ["discriminator", "generators"])
+@pytest.mark.parametrize("phase", ["discriminator", "generator"])
 def test_each_phase_changes_its_own_networks_and_no_others(phase: str) -> None:
     assert moved_by(MOGAAL(latent_dim=4), phase) == {phase}
 
@@ -44,13 +45,13 @@ def test_targets_are_the_least_outputs_of_equal_subsets() -> None:
 def test_the_generators_losses_are_cross_entropies_with_their_targets() -> None:
     _, game, sampler = tiny_game(MOGAAL(latent_dim=2, n_generators=2, batch_rows=8))
     state = sampler.rng.get_state()
-    phase = next(p for p in game.phases if p.name == "generators")
+    phase = next(p for p in game.phases if p.name == "generator")
     found = phase.loss()["target"].item()
     sampler.rng.set_state(state)
     d = game.networks.discriminator
     beliefs = sorted(d(sampler.rows(8)).sigmoid()[0].tolist())
     codes = sampler.normal(2, 4, 2)[0]
-    made = game.networks.generators(codes)
+    made = game.networks.generator(codes)
     expected = 0.0
     for i, target in enumerate((beliefs[0], beliefs[4])):
         for row in made[i]:
@@ -60,9 +61,17 @@ def test_the_generators_losses_are_cross_entropies_with_their_targets() -> None:
 
 
 def test_the_first_generators_weigh_most() -> None:
-    _, game, _ = tiny_game(MOGAAL(n_generators=3))
-    shares = game.phases[0].loss.__self__.shares[:, 0]  # type: ignore[attr-defined]
-    assert shares.tolist() == pytest.approx([3 / 6, 2 / 6, 1 / 6])
+    assert weights(3).tolist() == pytest.approx([3 / 6, 2 / 6, 1 / 6])
+    _, game, sampler = tiny_game(MOGAAL(latent_dim=2, n_generators=2, batch_rows=8))
+    phase, d = game.phases[0], game.networks.discriminator
+    state = sampler.rng.get_state()
+    found = phase.loss()["made"].item()
+    sampler.rng.set_state(state)
+    sampler.rows(8)  # the draws before the codes: real rows, then uniform ones
+    sampler.uniform(8, sampler.data.shape[1])
+    made = game.networks.generator(sampler.normal(2, 4, 2)[0])
+    each = [softplus(d(own.unsqueeze(0))).mean().item() for own in made]
+    assert found == pytest.approx(0.5 * (each[0] * 2 / 3 + each[1] * 1 / 3), rel=1e-4)
 
 
 CHANGES = [
