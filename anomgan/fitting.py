@@ -155,13 +155,10 @@ def fit_rows(
     calibrator, notes = _calibrate(
         learnt.scores.numpy(), false_alarm_rate, calibrate_by, groups, own
     )
-    score = learnt.score
-    if isinstance(score, FrozenScore):
-        score = score.explaining_from(_explained_from(calibrator))
     return FittedModel(
         schema=schema,
         encoder=encoder,
-        score=score,
+        score=_explaining(learnt.score, calibrator),
         calibrator=calibrator,
         networks=learnt.networks,
         parameters=learnt.parameters,
@@ -200,6 +197,13 @@ def _unused_columns(encoder: FeatureEncoder) -> tuple[str, ...]:
         f"column {c!r} gives no feature: it holds no two full days, weeks or years"
         for c in encoder.unused
     )
+
+
+def _explaining(score: RowScore, calibrator: AnyCalibrator) -> RowScore:
+    """Tell the flagship's score from where on rows are explained by all views; others have one."""
+    if isinstance(score, FrozenScore):
+        return score.explaining_from(_explained_from(calibrator))
+    return score
 
 
 def _explained_from(calibrator: AnyCalibrator) -> float:

@@ -181,8 +181,10 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
             check=rows,
             profile=_profile(bundle),
         )
-    except ModelCorruptError:
-        raise
+    except ModelCorruptError as error:
+        if str(path) in str(error):
+            raise
+        raise ModelCorruptError(f"{path}: {error}") from error
     except (AnomganError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelCorruptError(f"{path} is damaged: {error}; fit the model again") from error
 

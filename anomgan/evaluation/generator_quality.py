@@ -16,8 +16,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from anomgan.errors import UsageError
@@ -185,6 +183,10 @@ def mixture_classes(real: Tensor, *, n_classes: int = _MODES, seed: int = 0) -> 
     callable
         Rows [n, d] to probabilities float64 [n, c].
     """
+    # Here: a fit measures generators too, and needs no mixture.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     rows = real.double().cpu()
     n_classes = min(n_classes, len(torch.unique(rows, dim=0)))
     mixture = GaussianMixture(n_classes, covariance_type="diag", random_state=seed)

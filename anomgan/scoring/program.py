@@ -323,7 +323,8 @@ class ProgramScore:
             score._try_out()
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ModelCorruptError(
-                f"networks and formula of the detector do not fit each other ({error})"
+                f"networks and formula of the detector do not fit each other ({error}); fit the "
+                "model again"
             ) from error
         return score
 

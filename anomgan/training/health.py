@@ -132,17 +132,20 @@ def judge(facts: Mapping[str, float]) -> Health:
             f"rows thrown {FAR_AWAY:g} standard deviations away outscore the others in only "
             f"{100 * facts['far_auroc']:.0f} % of pairs"
         )
-    if not facts.get("generator", 1.0):
-        pass  # not meant to give normal rows
-    elif "coverage" not in facts:
-        reasons.append("there are too few held-out rows to judge the generators by")
-    elif facts["coverage"] < MIN_COVERAGE:
-        reasons.append(
-            f"generated rows reach only {100 * facts['coverage']:.0f} % of held-out normal rows"
-        )
+    if facts.get("generator", 1.0):
+        reasons += _coverage_faults(facts)
     n_calibration = facts.get("calibration_rows", MIN_CALIBRATION_ROWS)
     if n_calibration < MIN_CALIBRATION_ROWS:
         reasons.append(f"only {n_calibration:.0f} rows to calibrate the threshold with")
     if facts["rollbacks"]:
         reasons.append(f"training was rolled back {facts['rollbacks']:.0f} times")
     return Health("degraded" if reasons else "healthy", tuple(reasons), facts)
+
+
+def _coverage_faults(facts: Mapping[str, float]) -> list[str]:
+    """Say what is wrong with generators that are meant to give normal rows."""
+    if "coverage" not in facts:
+        return ["there are too few held-out rows to judge the generators by"]
+    if facts["coverage"] >= MIN_COVERAGE:
+        return []
+    return [f"generated rows reach only {100 * facts['coverage']:.0f} % of held-out normal rows"]

@@ -348,8 +348,10 @@ def test_damaged_models_are_refused(changes: dict[str, Any], tmp_path: Path) -> 
     detector = short("alad").fit(table(40))
     detector.save(tmp_path / "model")
     _changed(tmp_path / "model", **changes)
-    with pytest.raises(ModelCorruptError, match="do not fit each other"):
+    with pytest.raises(ModelCorruptError, match="do not fit each other") as caught:
         type(detector).load(tmp_path / "model")
+    assert str(tmp_path / "model") in str(caught.value)
+    assert "fit the model again" in str(caught.value)
 
 
 @pytest.mark.parametrize("part", ["score.generator.0.weight", "score.encoder.1.bias"])
