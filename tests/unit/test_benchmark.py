@@ -11,11 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from anomgan.errors import OutputError, UsageError
 from anomgan.evaluation.baselines import DEFAULT_METHODS, detectors
-from anomgan.evaluation.benchmark import Case, Run, read_runs, run_benchmark
+from anomgan.evaluation.benchmark import Case, Run, _once, read_runs, run_benchmark
 from anomgan_cli.benchmark_cases import suite_cases
 
 
@@ -251,3 +252,41 @@ def test_results_from_before_precision_are_read_and_continued(tmp_path: Path) ->
     case = Case("a", "few", "clean", lambda seed: split)
     run_benchmark([case], {"new": lambda seed: Failing()}, [0], path)
     assert [run.method for run in read_runs(path)] == ["old", "new"]
+
+
+def test_copies_are_scored_once_and_judged_each(tmp_path: Path) -> None:
+    """The same figures as with every row scored, from calls on distinct rows alone."""
+    seen: list[int] = []
+
+    class Counting:
+        def fit(self, X: object) -> Counting:
+            return self
+
+        def score(self, X: pd.DataFrame) -> np.ndarray:
+            seen.append(len(X))
+            return X["a"].to_numpy(dtype=float)
+
+        def p_values(self, scores: np.ndarray) -> np.ndarray:
+            return 1.0 - scores / 10.0
+
+    test = pd.DataFrame({"a": [5.0, 0.0, 5.0, 9.0, 0.0, 2.0], "b": [None, "x", None, "x", "x", ""]})
+    split = SimpleNamespace(X_train=test, X_test=test, y_test=np.array([1, 0, 0, 1, 0, 0]))
+    runs = [
+        run_benchmark(
+            [Case("s", "n", "p", lambda seed: split, score_once=once)],
+            {"m": lambda seed: Counting()},
+            [0],
+            tmp_path / f"{once}.csv",
+        )
+        for once in (False, True)
+    ]
+    assert seen == [6, 4]
+    assert _untimed(runs[0]) == _untimed(runs[1])
+    assert runs[0][0].auroc < 1.0
+
+
+def test_copies_in_an_array_are_found() -> None:
+    rows = np.array([[1.0, np.nan], [0.0, 2.0], [1.0, np.nan], [0.0, 3.0]])
+    distinct, place = _once(rows)
+    np.testing.assert_array_equal(distinct, rows[[0, 1, 3]])
+    np.testing.assert_array_equal(distinct[place], rows)
