@@ -75,7 +75,7 @@ def learn(
     sizes = Sizes(
         features.shape[1], {n: tuple(map(int, p)) for n, p in zip(names, places, strict=True)}
     )
-    detector = detector.bound(sizes)
+    detector = detector.grown(len(division.trained)).bound(sizes)
     draws = torch.Generator(device=device).manual_seed(torch_seed(seed) + 1)
     sampler = division.sampler(features, draws)
     game = detector.game(sizes, sampler, torch.Generator().manual_seed(torch_seed(seed)))

@@ -34,7 +34,7 @@ class ALAD(Detector):
 
     Parameters
     ----------
-    n_steps, batch_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
+    n_steps, batch_rows, plan_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
         See `anomgan.detectors.base.Detector`.
     score_by : {"features", "logits", "l1", "l2"}
         The four scores that section 4.4 compares: features of D_xx, its logit, and the L1 or

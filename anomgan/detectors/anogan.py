@@ -46,7 +46,7 @@ class AnoGAN(Detector):
 
     Parameters
     ----------
-    n_steps, batch_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
+    n_steps, batch_rows, plan_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
         See `anomgan.detectors.base.Detector`.
     feature_weight : float
         lambda, in [0, 1].

@@ -23,6 +23,9 @@ from anomgan.training.loop import Phase, Sampler
 
 __all__ = ["Detector", "Game", "Sizes"]
 
+MOST_GROWTH, MOST_WIDER = 12.0, 4.0
+"""Bounds of what a large table adds: rows seen in all, and rows a step."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -78,6 +81,10 @@ class Detector(ABC):
         Training steps, each with every phase that is due.
     batch_rows : int
         Real rows a step.
+    plan_rows : int
+        Rows up to which `n_steps` and `batch_rows` are meant. Tables with r times as many are
+        trained on r times as many rows, 12 times at most, so that every row is seen as often:
+        first by batches up to 4 times as large, then by more steps. 0: never.
     learning_rate : float
         Of Adam; it decays along a cosine.
     latent_dim : int
@@ -90,6 +97,7 @@ class Detector(ABC):
 
     n_steps: int = 2000
     batch_rows: int = 128
+    plan_rows: int = 16_000
     learning_rate: float = 1e-3
     latent_dim: int = 32
     ema_share: float = 0.05
@@ -129,7 +137,13 @@ class Detector(ABC):
     @classmethod
     def at_least(cls) -> dict[str, float]:
         """Return bounds of parameters."""
-        return {"n_steps": 1, "latent_dim": 1, "max_calibration_rows": 1, "batch_rows": 4}
+        return {
+            "n_steps": 1,
+            "batch_rows": 4,
+            "plan_rows": 0,
+            "latent_dim": 1,
+            "max_calibration_rows": 1,
+        }
 
     @classmethod
     def above_zero(cls) -> tuple[str, ...]:
@@ -139,6 +153,20 @@ class Detector(ABC):
     def faults(self) -> list[str]:
         """Say what else is wrong with the parameters."""
         return []
+
+    def grown(self, n_rows: int) -> Detector:
+        """Return the detector with the plan for a table of so many rows, as `plan_rows` says."""
+        growth = n_rows / self.plan_rows if self.plan_rows else 1.0
+        if growth <= 1.0:
+            return self
+        wider = min(growth, MOST_WIDER)
+        longer = min(growth, MOST_GROWTH) / wider
+        return replace(
+            self,
+            n_steps=round(longer * self.n_steps),
+            batch_rows=round(wider * self.batch_rows),
+            plan_rows=0,
+        )
 
     def bound(self, sizes: Sizes) -> Detector:
         """Return the detector with what it has to know of the table.

@@ -40,7 +40,7 @@ class Conditional(Detector):
 
     Parameters
     ----------
-    n_steps, batch_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
+    n_steps, batch_rows, plan_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
         See `anomgan.detectors.base.Detector`.
     context : tuple of str, or str
         Names of the context columns; a string has them separated by commas. Empty: there is no

@@ -37,7 +37,7 @@ class EGBAD(Detector):
 
     Parameters
     ----------
-    n_steps, batch_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
+    n_steps, batch_rows, plan_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
         See `anomgan.detectors.base.Detector`.
     score_by : {"fm", "cross-e"}
         What L_D is.

@@ -34,7 +34,7 @@ class FAnoGAN(Detector):
 
     Parameters
     ----------
-    n_steps, batch_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
+    n_steps, batch_rows, plan_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
         See `anomgan.detectors.base.Detector`.
     kappa : float
         Weight of the critic's features.

@@ -32,7 +32,7 @@ class FenceGAN(ByDiscriminator):
 
     Parameters
     ----------
-    n_steps, batch_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
+    n_steps, batch_rows, plan_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
         See `anomgan.detectors.base.Detector`.
     alpha : float
         Output of D at the fence, in (0, 1).

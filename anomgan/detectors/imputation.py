@@ -34,7 +34,7 @@ class Imputation(Detector):
 
     Parameters
     ----------
-    n_steps, batch_rows, learning_rate, ema_share, max_calibration_rows
+    n_steps, batch_rows, plan_rows, learning_rate, ema_share, max_calibration_rows
         See `anomgan.detectors.base.Detector`.
     latent_dim : int
         Width of G's middle layer: what is passed on of the observed columns.

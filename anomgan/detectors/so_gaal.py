@@ -28,7 +28,7 @@ class SOGAAL(ActiveLearning):
 
     Parameters
     ----------
-    n_steps, batch_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
+    n_steps, batch_rows, plan_rows, learning_rate, latent_dim, ema_share, max_calibration_rows
         See `anomgan.detectors.base.Detector`.
     stop_share : float
         Share of the training after which G is stopped, in (0, 1]. The authors' code trains D twice

@@ -109,6 +109,7 @@ def idle_parameters(detector: Detector, changes: dict[str, Any]) -> list[str]:
 SHARED_CHANGES: dict[str, Any] = {
     "n_steps": 9,
     "batch_rows": 24,
+    "plan_rows": 60,
     "learning_rate": 3e-3,
     "latent_dim": 2,
     "ema_share": 0.5,

@@ -79,6 +79,7 @@ CHANGES = [
     {"batch_rows": 44},
     {"learning_rate": 2e-3},
     {"latent_dim": 5},
+    {"plan_rows": 60},
     {"ema_share": 0.3},
     {"max_calibration_rows": 20},
     {"n_generators": 1},

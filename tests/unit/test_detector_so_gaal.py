@@ -80,6 +80,7 @@ CHANGES = [
     {"batch_rows": 33},
     {"learning_rate": 2e-3},
     {"latent_dim": 5},
+    {"plan_rows": 60},
     {"ema_share": 0.3},
     {"max_calibration_rows": 20},
     {"stop_share": 0.9},

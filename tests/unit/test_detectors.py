@@ -239,6 +239,37 @@ def test_bad_parameters_are_input_errors(name: str) -> None:
         DETECTORS[name](n_steps=0, batch_rows=1)
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "n_steps", "batch_rows"),
+    [
+        (1, 100, 32),
+        (1000, 100, 32),
+        (2000, 100, 64),  # twice the rows: batches twice as large
+        (4000, 100, 128),
+        (8000, 200, 128),  # batches grow four times at most, then there are more steps
+        (12_000, 300, 128),
+        (10**9, 300, 128),  # 12 times the rows in all, at most
+    ],
+)
+def test_large_tables_are_seen_as_often(n_rows: int, n_steps: int, batch_rows: int) -> None:
+    plan = DETECTORS["alad"](n_steps=100, batch_rows=32, plan_rows=1000).grown(n_rows)
+    assert (plan.n_steps, plan.batch_rows) == (n_steps, batch_rows)
+    assert plan.grown(n_rows) == plan  # what a model stores is a plan for its own table
+
+
+def test_a_plan_never_grows_without_plan_rows() -> None:
+    plan = DETECTORS["egbad"](n_steps=100, batch_rows=32, plan_rows=0)
+    assert plan.grown(10**9) == plan
+
+
+def test_a_fit_trains_on_the_grown_plan() -> None:
+    """90 of 120 rows train, twice as many as the plan is meant for."""
+    fitted = short("alad", n_steps=10, plan_rows=45).fit(table())
+    given = short("alad", n_steps=10, batch_rows=32, plan_rows=0).fit(table())
+    assert fitted.model_.parameters == given.model_.parameters
+    np.testing.assert_array_equal(fitted.anomaly_score(table()), given.anomaly_score(table()))
+
+
 # --- What one or the other got wrong, or might ------------------------------------------------
 
 
