@@ -38,6 +38,35 @@ discriminator_width, objective, adversarial_weight, gradient_penalty, reconstruc
 cycle_weight, ema_share, inversion_steps, memory_size, discriminator_bound, inversion_share, \
 max_calibration_rows
         See `anomgan.presets.FlagshipParameters`.
+    discriminator_steps : int
+        k, updates of the discriminator at each step, beside one of the generator (Goodfellow et
+        al., 2014, algorithm 1). Its penalties are updated as often.
+    discriminator_rate : float
+        The discriminator's learning rate over the generator's: two time scales (Heusel et al.,
+        2017, section 2).
+    unrolled_steps : int
+        Steps of the critic, 0 to 10, that the generator looks ahead: it learns from what the
+        critic would answer (Metz et al., 2017, section 2.2). Each costs about a forward and a
+        backward pass.
+    instance_noise : float
+        Deviation, in standardised units, of Gaussian noise on the critic's rows, real and
+        generated; it falls linearly to 0 at the end of the training (Sonderby et al., 2017;
+        Arjovsky & Bottou, 2017). Rows that are graded keep the noise that they are graded by.
+    label_smoothing : float
+        The critic's target for real rows is 1 less this, in [0, 1); that for generated rows stays
+        0 (Salimans et al., 2016, section 3.4). For `objective` "minimax", "non-saturating" and
+        "least-squares", which have targets; an error with any other.
+    feature_matching : float
+        Weight of the squared distance between the mean activations of the discriminator's last
+        hidden layer on real and on generated rows, in the generator's loss (Salimans et al., 2016,
+        section 3.1). The activations are today's, also with `unrolled_steps`.
+    initialisation : str
+        Initial weights of all networks: "he" (He et al., 2015), "xavier" (Glorot & Bengio, 2010),
+        "orthogonal" (Saxe et al., 2014) or "normal" (Radford et al., 2016).
+    spectral_norm : bool
+        Divides the discriminator's matrices by their largest singular values (Miyato et al., 2018):
+        the critic's slope is then 1 at most. The last layer's outputs that grade noise are left
+        free. A trained model holds the divided matrices: scoring and export know nothing of it.
     calibration : str
         "split": a fifth of the rows (up to a quarter of few) is held out of the training and
         calibrates. "cross": all rows train and calibrate, each by the one of `n_members` networks
@@ -83,6 +112,12 @@ max_calibration_rows
     Our own names rise with abnormality (`anomaly_score`); scikit-learn's keep its meaning
     (`score_samples` falls). The score is defined in `anomgan.scoring.frozen`.
 
+    From `discriminator_steps` to `spectral_norm` the parameters steady the adversarial game in ways
+    of the literature. By default all are off: the default objective with its penalties needs none.
+    Minibatch discrimination (`anomgan.nets.minibatch`) and attention over columns
+    (`anomgan.nets.attention`) are pieces for detectors of one's own and no parameters here: what
+    the score reads is a plain perceptron of one row.
+
     Examples
     --------
     >>> import numpy as np
@@ -108,6 +143,14 @@ max_calibration_rows
         gradient_penalty: float = DEFAULT.gradient_penalty,
         reconstruction_weight: float = DEFAULT.reconstruction_weight,
         cycle_weight: float = DEFAULT.cycle_weight,
+        discriminator_steps: int = DEFAULT.discriminator_steps,
+        discriminator_rate: float = DEFAULT.discriminator_rate,
+        unrolled_steps: int = DEFAULT.unrolled_steps,
+        instance_noise: float = DEFAULT.instance_noise,
+        label_smoothing: float = DEFAULT.label_smoothing,
+        feature_matching: float = DEFAULT.feature_matching,
+        initialisation: str = DEFAULT.initialisation,
+        spectral_norm: bool = DEFAULT.spectral_norm,
         ema_share: float = DEFAULT.ema_share,
         inversion_steps: int = DEFAULT.inversion_steps,
         memory_size: int = DEFAULT.memory_size,
@@ -121,30 +164,24 @@ max_calibration_rows
         device: str = "auto",
         random_state: Any = None,
     ) -> None:
-        self.n_members = n_members
-        self.n_steps = n_steps
-        self.batch_rows = batch_rows
-        self.learning_rate = learning_rate
+        self.n_members, self.n_steps = n_members, n_steps
+        self.batch_rows, self.learning_rate = batch_rows, learning_rate
         self.latent_dim = latent_dim
-        self.generator_width = generator_width
-        self.discriminator_width = discriminator_width
+        self.generator_width, self.discriminator_width = generator_width, discriminator_width
         self.objective = objective
-        self.adversarial_weight = adversarial_weight
-        self.gradient_penalty = gradient_penalty
-        self.reconstruction_weight = reconstruction_weight
-        self.cycle_weight = cycle_weight
+        self.adversarial_weight, self.gradient_penalty = adversarial_weight, gradient_penalty
+        self.reconstruction_weight, self.cycle_weight = reconstruction_weight, cycle_weight
+        self.discriminator_steps, self.discriminator_rate = discriminator_steps, discriminator_rate
+        self.unrolled_steps = unrolled_steps
+        self.instance_noise, self.label_smoothing = instance_noise, label_smoothing
+        self.feature_matching = feature_matching
+        self.initialisation, self.spectral_norm = initialisation, spectral_norm
         self.ema_share = ema_share
-        self.inversion_steps = inversion_steps
-        self.memory_size = memory_size
-        self.discriminator_bound = discriminator_bound
-        self.inversion_share = inversion_share
-        self.max_calibration_rows = max_calibration_rows
-        self.calibration = calibration
-        self.false_alarm_rate = false_alarm_rate
-        self.calibrate_by = calibrate_by
-        self.max_time = max_time
-        self.device = device
-        self.random_state = random_state
+        self.inversion_steps, self.inversion_share = inversion_steps, inversion_share
+        self.memory_size, self.discriminator_bound = memory_size, discriminator_bound
+        self.max_calibration_rows, self.calibration = max_calibration_rows, calibration
+        self.false_alarm_rate, self.calibrate_by = false_alarm_rate, calibrate_by
+        self.max_time, self.device, self.random_state = max_time, device, random_state
 
     def _parameters(self) -> FlagshipParameters:
         return FlagshipParameters(**{k: getattr(self, k) for k in FlagshipParameters.names()})

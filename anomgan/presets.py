@@ -9,22 +9,41 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final
 
 from anomgan.errors import UsageError
 
-__all__ = ["DEFAULT", "DETECTOR_NAMES", "MEMBERS", "FlagshipParameters", "type_faults"]
+__all__ = [
+    "DEFAULT",
+    "DETECTOR_NAMES",
+    "INITIALISATIONS",
+    "MEMBERS",
+    "SMOOTHED_OBJECTIVES",
+    "FlagshipParameters",
+    "plain_values",
+    "type_faults",
+]
 
 MEMBERS: Final[Mapping[str, int]] = {"split": 2, "cross": 5}
 """Members of the ensemble where none are asked for, by calibration; with "cross" they are the
 folds, and five leave each member 80 % of the rows, as many as it has with "split"."""
+
+INITIALISATIONS: Final = ("he", "xavier", "orthogonal", "normal")
+"""Keys of `anomgan.nets.initialisation.INITIALISERS`, known here without torch."""
+
+SMOOTHED_OBJECTIVES: Final = ("minimax", "non-saturating", "least-squares")
+"""Keys of `anomgan.training.objectives.SMOOTHED`, known here without torch."""
+
+_MOST_UNROLLED: Final = 10
+"""`anomgan.training.unrolling.MAX_UNROLLED_STEPS`, known here without torch."""
 
 
 _KINDS: dict[str, tuple[type, str]] = {
     "int": (numbers.Integral, "a whole number"),
     "float": (numbers.Real, "a number"),
     "str": (str, "a word"),
+    "bool": (bool, "True or False"),
 }
 
 
@@ -36,9 +55,20 @@ def type_faults(parameters: Any) -> list[str]:
         if (value is None and "None" in kinds) or kinds[0] not in _KINDS:
             continue
         kind, words = _KINDS[kinds[0]]
-        if isinstance(value, bool) or not isinstance(value, kind):
+        # To Python a truth value is a number; to us it is none.
+        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, kind):
             faults.append(f"{f.name} is {value!r}, it must be {words}")
     return faults
+
+
+def plain_values(parameters: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, numbers as Python's own: numpy's are no JSON."""
+    plain: dict[str, type] = {"int": int, "float": float}
+    values = {}
+    for f in fields(parameters):
+        value, kind = getattr(parameters, f.name), str(f.type).split(" | ")[0]
+        values[f.name] = plain[kind](value) if kind in plain and value is not None else value
+    return values
 
 
 @dataclass(frozen=True)
@@ -67,6 +97,22 @@ class FlagshipParameters:
         gamma of R1 and R2.
     reconstruction_weight, cycle_weight : float
         Of the encoder's two losses.
+    discriminator_steps : int
+        Updates of the discriminator at each step.
+    discriminator_rate : float
+        Factor on `learning_rate` for the discriminator.
+    unrolled_steps : int
+        Steps of the critic that the generator looks ahead, 0 to 10.
+    instance_noise : float
+        Deviation of the noise on the critic's rows at the first step, in standardised units.
+    label_smoothing : float
+        What the target of real rows is short of 1, for `SMOOTHED_OBJECTIVES`.
+    feature_matching : float
+        Weight of the distance between mean features of real and of generated rows.
+    initialisation : str
+        One of `INITIALISATIONS`, of all networks.
+    spectral_norm : bool
+        Whether the critic's slope is kept at 1 or below.
     ema_share : float
         Half-life of the averaged weights, as a share of the rows a member sees.
     inversion_steps : int
@@ -101,6 +147,14 @@ class FlagshipParameters:
     gradient_penalty: float = 1.0
     reconstruction_weight: float = 10.0
     cycle_weight: float = 0.5
+    discriminator_steps: int = 1
+    discriminator_rate: float = 1.0
+    unrolled_steps: int = 0
+    instance_noise: float = 0.0
+    label_smoothing: float = 0.0
+    feature_matching: float = 0.0
+    initialisation: str = "he"
+    spectral_norm: bool = False
     ema_share: float = 0.05
     inversion_steps: int = 5
     memory_size: int = 8192
@@ -114,7 +168,8 @@ class FlagshipParameters:
         if faults:
             raise UsageError("; ".join(faults), faults)
         from_one = (
-            "n_members n_steps latent_dim generator_width discriminator_width max_calibration_rows"
+            "n_members n_steps latent_dim generator_width discriminator_width discriminator_steps "
+            "max_calibration_rows"
         )
         least = dict.fromkeys(from_one.split(), 1) | {
             "batch_rows": 4,
@@ -128,7 +183,7 @@ class FlagshipParameters:
         ]
         faults += [
             f"{name} is {getattr(self, name)}, it must be above 0"
-            for name in ("learning_rate", "ema_share")
+            for name in ("learning_rate", "ema_share", "discriminator_rate")
             if not getattr(self, name) > 0
         ]
         faults += [
@@ -139,9 +194,38 @@ class FlagshipParameters:
                 "reconstruction_weight",
                 "cycle_weight",
                 "discriminator_bound",
+                "instance_noise",
+                "feature_matching",
             )
             if not getattr(self, name) >= 0
         ]
+        faults += [*self._stabiliser_faults(), *self._other_faults()]
+        if faults:
+            raise UsageError("; ".join(faults), faults)
+
+    def _stabiliser_faults(self) -> list[str]:
+        faults = []
+        if not 0 <= self.unrolled_steps <= _MOST_UNROLLED:
+            faults.append(
+                f"unrolled_steps is {self.unrolled_steps}, it must lie in 0 to {_MOST_UNROLLED}"
+            )
+        if not 0.0 <= self.label_smoothing < 1.0:
+            faults.append(f"label_smoothing is {self.label_smoothing}, it must lie in [0, 1)")
+        elif self.label_smoothing and self.objective not in SMOOTHED_OBJECTIVES:
+            faults.append(
+                f"label_smoothing is {self.label_smoothing}, and objective {self.objective!r} has "
+                f"no labels to smooth: leave it at 0, or choose an objective of "
+                f"{', '.join(map(repr, SMOOTHED_OBJECTIVES))}"
+            )
+        if self.initialisation not in INITIALISATIONS:
+            faults.append(
+                f"initialisation is {self.initialisation!r}, it must be one of "
+                f"{', '.join(map(repr, INITIALISATIONS))}"
+            )
+        return faults
+
+    def _other_faults(self) -> list[str]:
+        faults = []
         if not 0.0 <= self.inversion_share <= 1.0:
             faults.append(f"inversion_share is {self.inversion_share}, it must lie in [0, 1]")
         if self.calibration not in MEMBERS:
@@ -154,8 +238,7 @@ class FlagshipParameters:
                 'n_members is 1, with calibration "cross" it must be at least 2 (a fold for each '
                 "member, learnt by the others) or left open"
             )
-        if faults:
-            raise UsageError("; ".join(faults), faults)
+        return faults
 
     @property
     def members(self) -> int:
@@ -163,8 +246,8 @@ class FlagshipParameters:
         return MEMBERS[self.calibration] if self.n_members is None else self.n_members
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the parameters by name."""
-        return asdict(self)
+        """Return the parameters by name, numbers as Python's own."""
+        return plain_values(self)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,10 +23,19 @@ from torch.nn.functional import cross_entropy
 
 from anomgan.nets.tabular import TabularNetworks
 from anomgan.training.loop import Phase, Sampler
-from anomgan.training.objectives import Objective
+from anomgan.training.noise import InstanceNoise
+from anomgan.training.objectives import Objective, feature_matching
 from anomgan.training.penalties import zero_centred_penalty
+from anomgan.training.unrolling import FunctionalDiscriminator, unrolled
 
-__all__ = ["FlagshipGame", "GameWeights", "NoiseScale", "latent_dimension", "noise_scale"]
+__all__ = [
+    "FlagshipGame",
+    "GameWeights",
+    "NoiseScale",
+    "Stabilisers",
+    "latent_dimension",
+    "noise_scale",
+]
 
 CLEAN_SHARE = 0.25
 """Share of clean rows among those that are graded."""
@@ -183,12 +192,39 @@ class GameWeights:
         Weight of giving back encoded real rows.
     cycle : float
         Weight of the encoder finding the code of a generated row.
+    features : float
+        Weight of matching mean features (`anomgan.training.objectives.feature_matching`).
     """
 
     adversarial: float = 1.0
     penalty: float = 1.0
     reconstruction: float = 10.0
     cycle: float = 0.5
+    features: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stabilisers:
+    """What else steadies the adversarial game; by default nothing does.
+
+    Attributes
+    ----------
+    discriminator_steps : int
+        Updates of the discriminator at each step, and of its penalties where they are due: their
+        weight beside it stays (Goodfellow et al., 2014, algorithm 1).
+    unrolled_steps : int
+        Steps of the critic that the generator looks ahead (`anomgan.training.unrolling`).
+    unrolled_rate : float
+        Learning rate of these.
+    noise : InstanceNoise
+        On the rows that the critic is shown, real and generated, in both players' phases. Graded
+        rows have their own noise, which is what the grades tell.
+    """
+
+    discriminator_steps: int = 1
+    unrolled_steps: int = 0
+    unrolled_rate: float = 0.1
+    noise: InstanceNoise = field(default_factory=lambda: InstanceNoise(0.0))
 
 
 class FlagshipGame:
@@ -203,6 +239,7 @@ class FlagshipGame:
     weights : GameWeights
     batch_rows : int
         Rows graded at each step; `PAIR_SHARE` as many pairs play the adversarial game.
+    stabilisers : Stabilisers
     """
 
     def __init__(
@@ -214,6 +251,7 @@ class FlagshipGame:
         objective: Objective,
         weights: GameWeights,
         batch_rows: int,
+        stabilisers: Stabilisers | None = None,
     ) -> None:
         self.networks = networks
         self.sampler = sampler
@@ -221,6 +259,7 @@ class FlagshipGame:
         self.objective = objective
         self.weights = weights
         self.batch_rows = batch_rows
+        self.stabilisers = stabilisers or Stabilisers()
         self.n_clean = max(1, round(CLEAN_SHARE * batch_rows))
         self.n_pairs = max(2, round(PAIR_SHARE * batch_rows))
 
@@ -234,9 +273,10 @@ class FlagshipGame:
 
     def phases(self) -> tuple[Phase, ...]:
         """Return discriminator, its lazy penalties, then generator with encoder."""
+        k = self.stabilisers.discriminator_steps
         return (
-            Phase("discriminator", "discriminator", self.discriminator_losses),
-            Phase("penalty", "discriminator", self.penalty_losses, PENALTY_INTERVAL),
+            Phase("discriminator", "discriminator", self.discriminator_losses, repeats=k),
+            Phase("penalty", "discriminator", self.penalty_losses, PENALTY_INTERVAL, repeats=k),
             Phase("generator", "generator", self.generator_losses),
         )
 
@@ -257,7 +297,8 @@ class FlagshipGame:
         real = self.sampler.rows(self.n_pairs)  # [m, p, d]
         with torch.no_grad():
             fake = self.generate(self.n_pairs)  # [m, p, d]
-        logits = self.networks.discriminator(torch.cat([rows, real, fake], dim=1))
+        pairs = self._blurred(torch.cat([real, fake], dim=1))  # [m, 2 p, d]
+        logits = self.networks.discriminator(torch.cat([rows, pairs], dim=1))
         graded, paired = logits[:, : self.batch_rows, 1:], logits[:, self.batch_rows :, 0]
         grading = cross_entropy(graded.flatten(0, 1), grades.flatten(), reduction="mean")
         adversarial = self.objective.discriminator_loss(
@@ -274,7 +315,7 @@ class FlagshipGame:
         real = self.sampler.rows(n)  # [m, p, d]
         with torch.no_grad():
             fake = self.generate(n)
-        rows = torch.cat([real, fake], dim=1).requires_grad_(True)
+        rows = self._blurred(torch.cat([real, fake], dim=1)).requires_grad_(True)
         penalty = zero_centred_penalty(self.networks.critic(rows), rows)
         # The mean over both halves is (R1 + R2) / 2, the usual gamma / 2 each.
         return {
@@ -282,22 +323,52 @@ class FlagshipGame:
         }
 
     def generator_losses(self) -> Mapping[str, Tensor]:
-        """Fool the critic, give back encoded rows, and let the encoder find codes."""
+        """Fool the critic, give back encoded rows, and let the encoder find codes.
+
+        With a weight for it, generated rows also have the features of real ones on average.
+        """
         nets, weights = self.networks, self.weights
         real = self.sampler.rows(self.n_pairs)  # [m, p, d]
         latents = self.sampler.normal(self.n_pairs, nets.sizes.latent_dim)  # [m, p, k]
         fake = nets.generator(latents)  # [m, p, d]
-        with torch.no_grad():  # the generator does not move real rows
-            on_real = nets.critic(real)
-        adversarial = self.objective.generator_loss(on_real, nets.critic(fake))
+        shown = self._blurred(real), self._blurred(fake)
+        adversarial = self._fooling(*shown)
         returned = nets.generator(nets.encoder(real))  # [m, p, d]
         reconstruction = (returned - real).square().mean(dim=(1, 2)).sum()
         cycle = (nets.encoder(fake.detach()) - latents).square().mean(dim=(1, 2)).sum()
-        return {
+        losses = {
             "adversarial": weights.adversarial * adversarial,
             "reconstruction": weights.reconstruction * reconstruction,
             "cycle": weights.cycle * cycle,
         }
+        if weights.features > 0.0:
+            losses["features"] = weights.features * self._feature_gap(*shown)
+        return losses
+
+    def _fooling(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Loss of the generator by the critic, or by what it will be some steps ahead."""
+        discriminator, own = self.networks.discriminator, self.stabilisers
+        if own.unrolled_steps == 0:
+            with torch.no_grad():  # the generator does not move real rows
+                on_real = self.networks.critic(real)
+            return self.objective.generator_loss(on_real, self.networks.critic(fake))
+
+        def answer(d: FunctionalDiscriminator) -> Tensor:
+            loss = self.objective.discriminator_loss(d(real)[..., 0], d(fake)[..., 0])
+            return self.weights.adversarial * loss
+
+        ahead = unrolled(discriminator, answer, own.unrolled_steps, own.unrolled_rate)
+        # Here the generator moves the logits of real rows too: the critic answered to it.
+        return self.objective.generator_loss(ahead(real)[..., 0], ahead(fake)[..., 0])
+
+    def _feature_gap(self, real: Tensor, fake: Tensor) -> Tensor:
+        hidden = self.networks.discriminator.hidden
+        with torch.no_grad():
+            on_real = hidden(real)  # [m, p, w]
+        return feature_matching(on_real, hidden(fake))
+
+    def _blurred(self, rows: Tensor) -> Tensor:
+        return self.stabilisers.noise(rows, self.sampler)
 
     def _diffused(self) -> tuple[Tensor, Tensor]:
         rows = self.sampler.rows(self.batch_rows)  # [m, b, d]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from anomgan.errors import UsageError
 from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Parts
 from anomgan.nets.batched import BatchedMLP
-from anomgan.presets import type_faults
+from anomgan.presets import plain_values, type_faults
 from anomgan.training.loop import Phase, Sampler
 
 __all__ = ["Detector", "Game", "Sizes"]
@@ -216,11 +216,7 @@ class Detector(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters by name, numbers as Python's own."""
-        plain: dict[str, type] = {"int": int, "float": float}
-        return {
-            f.name: plain.get(str(f.type), lambda value: value)(getattr(self, f.name))
-            for f in fields(self)
-        }
+        return plain_values(self)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -88,6 +88,8 @@ class BatchedMLP(nn.Module):
         Of the hidden layers.
     linear : type of BatchedLinear
         Of all layers, the last one too: `spectral.SpectralLinear` bounds every slope.
+    last : type of BatchedLinear, optional
+        Of the last layer, where it is another one.
     scheme : str
         Of the initial weights, a key of `initialisation.INITIALISERS`.
     """
@@ -100,14 +102,16 @@ class BatchedMLP(nn.Module):
         generator: torch.Generator,
         activation: Activation = "leaky_relu",
         linear: type[BatchedLinear] = BatchedLinear,
+        last: type[BatchedLinear] | None = None,
         scheme: str = "he",
     ) -> None:
         super().__init__()
         self.activation: Activation = activation
         gains = [math.sqrt(2.0 / (1.0 + LEAK**2))] * (len(sizes) - 2) + [1.0]
+        kinds = [linear] * (len(sizes) - 2) + [last or linear]
         self.layers = nn.ModuleList(
-            linear(n_members, n_in, n_out, generator=generator, gain=gain, scheme=scheme)
-            for (n_in, n_out), gain in zip(pairwise(sizes), gains, strict=True)
+            kind(n_members, n_in, n_out, generator=generator, gain=gain, scheme=scheme)
+            for kind, (n_in, n_out), gain in zip(kinds, pairwise(sizes), gains, strict=True)
         )
 
     def hidden(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Spectral normalisation: linear layers whose slope is at most 1."""
+"""Spectral normalisation: linear layers, and heads, whose slope is at most 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from anomgan.nets.batched import BatchedLinear
 
-__all__ = ["SpectralLinear"]
+__all__ = ["SpectralHead", "SpectralLinear"]
 
 _WARM_UP = 15
 """Power iterations at construction, as in `torch.nn.utils.parametrizations.spectral_norm`."""
@@ -94,3 +94,28 @@ class SpectralLinear(BatchedLinear):
         right = normalize(self.left.detach() @ weight, dim=2)
         left = normalize(right @ weight.transpose(1, 2), dim=2)
         return left, right
+
+
+class SpectralHead(BatchedLinear):
+    """One affine map a member, of which the first output has a slope of at most 1.
+
+    The last layer of a network with several heads on one trunk: the first is the critic, which
+    together with a trunk of `SpectralLinear` is 1-Lipschitz; the others are as steep as they
+    need to be. The largest singular value of a matrix of one column is its norm, which takes no
+    iteration and no vector that is kept.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [m, n, in] to [m, n, out]."""
+        return torch.baddbmm(self.bias, x, _first_normalised(self.weight))
+
+    def frozen_weight(self) -> Tensor:
+        """Return the matrices [m, in, out] as they act."""
+        return _first_normalised(self.weight.detach())
+
+
+def _first_normalised(weight: Tensor) -> Tensor:
+    """Divide the first column of matrices [m, in, out] by its norm."""
+    first = weight[..., :1]
+    norm = torch.linalg.vector_norm(first, dim=1, keepdim=True).clamp(min=_LEAST_NORM)
+    return torch.cat([first / norm, weight[..., 1:]], dim=2)

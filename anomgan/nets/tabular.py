@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from anomgan.nets.batched import Activation, BatchedMLP
+from anomgan.nets.batched import Activation, BatchedLinear, BatchedMLP
+from anomgan.nets.spectral import SpectralHead, SpectralLinear
 
 __all__ = ["GENERATOR_ACTIVATION", "TabularNetworks", "TabularSizes"]
 
@@ -47,19 +48,51 @@ class TabularNetworks(nn.Module):
 
     The discriminator's trunk feeds two heads: one logit that tells real from generated
     rows, and ``1 + n_noise_levels`` logits that grade how diffused a real row is.
+
+    Parameters
+    ----------
+    sizes : TabularSizes
+    generator : torch.Generator
+        Source of the initial weights; the global generator is never used.
+    scheme : str
+        Of the initial weights, a key of `initialisation.INITIALISERS`.
+    spectral_norm : bool
+        Keeps the slope of the first head at 1 or below: the trunk is of `SpectralLinear`. The
+        grading heads are as steep as they need to be.
+
+    Raises
+    ------
+    UsageError
+        The scheme is not known.
     """
 
-    def __init__(self, sizes: TabularSizes, *, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        sizes: TabularSizes,
+        *,
+        generator: torch.Generator,
+        scheme: str = "he",
+        spectral_norm: bool = False,
+    ) -> None:
         super().__init__()
         m, d, k = sizes.n_members, sizes.n_features, sizes.latent_dim
         g_width, d_width = sizes.generator_width, sizes.discriminator_width
         self.sizes = sizes
         self.generator = BatchedMLP(
-            m, (k, g_width, g_width, d), generator=generator, activation=GENERATOR_ACTIVATION
+            m,
+            (k, g_width, g_width, d),
+            generator=generator,
+            activation=GENERATOR_ACTIVATION,
+            scheme=scheme,
         )
-        self.encoder = BatchedMLP(m, (d, g_width, g_width, k), generator=generator)
+        self.encoder = BatchedMLP(m, (d, g_width, g_width, k), generator=generator, scheme=scheme)
         self.discriminator = BatchedMLP(
-            m, (d, d_width, d_width, d_width, 2 + sizes.n_noise_levels), generator=generator
+            m,
+            (d, d_width, d_width, d_width, 2 + sizes.n_noise_levels),
+            generator=generator,
+            linear=SpectralLinear if spectral_norm else BatchedLinear,
+            last=SpectralHead if spectral_norm else None,
+            scheme=scheme,
         )
 
     def critic(self, x: Tensor) -> Tensor:

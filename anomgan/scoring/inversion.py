@@ -50,12 +50,9 @@ class MLPWeights:
 
     @classmethod
     def freeze(cls, network: BatchedMLP) -> MLPWeights:
-        """Copy the weights out of a network."""
-        return cls(
-            tuple(layer.weight.detach().clone() for layer in network.layers),  # type: ignore[operator]
-            tuple(layer.bias.detach().clone() for layer in network.layers),  # type: ignore[operator]
-            network.activation,
-        )
+        """Copy the weights out of a network, as they act."""
+        matrices, biases = network.frozen()
+        return cls(tuple(matrices), tuple(biases), network.activation)
 
     def member(self, k: int) -> MLPWeights:
         """Return the weights of one member, as an ensemble of one."""

@@ -19,6 +19,7 @@ from anomgan.errors import UsageError
 
 __all__ = [
     "OBJECTIVES",
+    "SMOOTHED",
     "EnergyBased",
     "Hinge",
     "LeastSquares",
@@ -222,3 +223,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "energy-based": EnergyBased,
 }
 """Objectives by the name that `GANDetector(objective=...)` takes."""
+
+SMOOTHED: dict[str, type[Minimax] | type[LeastSquares]] = {
+    "minimax": Minimax,
+    "non-saturating": NonSaturating,
+    "least-squares": LeastSquares,
+}
+"""Those of them that have labels, hence an argument `smoothing`."""

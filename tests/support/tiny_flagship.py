@@ -25,7 +25,16 @@ def ring(n, seed=0, *, modes=8, spread=0.05):
     return torch.from_numpy(rows.astype(np.float32))
 
 
-def tiny_game(seed=0, rows=None, *, batch_rows=16, objective=None):
+def tiny_game(
+    seed=0,
+    rows=None,
+    *,
+    batch_rows=16,
+    objective=None,
+    weights=None,
+    stabilisers=None,
+    spectral_norm=False,
+):
     """The flagship's game with two members of width 8."""
     rows = ring(64) if rows is None else rows
     sizes = TabularSizes(
@@ -36,15 +45,17 @@ def tiny_game(seed=0, rows=None, *, batch_rows=16, objective=None):
         discriminator_width=8,
         n_noise_levels=SCALE.n_levels,
     )
-    networks = TabularNetworks(sizes, generator=torch.Generator().manual_seed(seed))
+    draws = torch.Generator().manual_seed(seed)
+    networks = TabularNetworks(sizes, generator=draws, spectral_norm=spectral_norm)
     sampler = Sampler(rows, 2, torch.Generator().manual_seed(seed + 1))
     return FlagshipGame(
         networks,
         sampler=sampler,
         scale=SCALE,
         objective=objective or RelativisticPairing(),
-        weights=GameWeights(),
+        weights=weights or GameWeights(),
         batch_rows=batch_rows,
+        stabilisers=stabilisers,
     )
 
 

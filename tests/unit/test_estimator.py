@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,14 @@ CHANGED: dict[str, Any] = {
     "gradient_penalty": 5.0,
     "reconstruction_weight": 1.0,
     "cycle_weight": 5.0,
+    "discriminator_steps": 2,
+    "discriminator_rate": 2.0,
+    "unrolled_steps": 1,
+    "instance_noise": 0.3,
+    "label_smoothing": 0.1,
+    "feature_matching": 1.0,
+    "initialisation": "orthogonal",
+    "spectral_norm": True,
     "ema_share": 0.01,
     "inversion_steps": 2,
     "memory_size": 40,
@@ -183,7 +192,10 @@ def test_every_parameter_has_an_effect(
         assert slow.model_.record.stopped_by_deadline
         assert slow.model_.record.steps_run < 10**6
         return
-    other = GANDetector(**SHORT | {name: CHANGED[name]}).fit(train)
+    if name == "label_smoothing":  # the default objective has no labels
+        detector = GANDetector(**SHORT, objective="minimax").fit(train)
+    changed = {"objective": detector.objective, name: CHANGED[name]}
+    other = GANDetector(**SHORT | changed).fit(train)
     assert (
         not np.array_equal(other.anomaly_score(test), detector.anomaly_score(test))
         or other.threshold_ != detector.threshold_
@@ -202,6 +214,29 @@ def test_every_parameter_has_an_effect(
         ({"random_state": -1}, "random_state is -1, it must not be negative"),
         ({"max_time": -1.0}, "max_time is -1.0: give seconds above 0, or None"),
         ({"n_steps": 0, "cycle_weight": -1.0}, "n_steps is 0.*cycle_weight is -1.0"),
+        ({"discriminator_steps": 0}, "discriminator_steps is 0, it must be at least 1"),
+        ({"discriminator_steps": 1.5}, "discriminator_steps is 1.5, it must be a whole number"),
+        ({"discriminator_rate": 0.0}, "discriminator_rate is 0.0, it must be above 0"),
+        ({"unrolled_steps": -1}, "unrolled_steps is -1, it must lie in 0 to 10"),
+        ({"unrolled_steps": 11}, "unrolled_steps is 11, it must lie in 0 to 10"),
+        ({"instance_noise": -0.1}, "instance_noise is -0.1, it must not be negative"),
+        ({"instance_noise": np.nan}, "instance_noise is nan, it must not be negative"),
+        ({"feature_matching": -1.0}, "feature_matching is -1.0, it must not be negative"),
+        (
+            {"label_smoothing": 1.0, "objective": "minimax"},
+            r"label_smoothing is 1.0, it must lie in \[0, 1\)",
+        ),
+        (
+            {"label_smoothing": 0.1},
+            "label_smoothing is 0.1, and objective 'relativistic' has no labels to smooth: leave "
+            "it at 0, or choose an objective of 'minimax', 'non-saturating', 'least-squares'",
+        ),
+        (
+            {"initialisation": "small"},
+            "initialisation is 'small', it must be one of 'he', 'xavier', 'orthogonal', 'normal'",
+        ),
+        ({"spectral_norm": 1}, "spectral_norm is 1, it must be True or False"),
+        ({"spectral_norm": "yes"}, "spectral_norm is 'yes', it must be True or False"),
     ],
 )
 def test_bad_parameters_are_told_together(parameters: dict[str, Any], message: str) -> None:
@@ -333,6 +368,15 @@ def test_a_lazy_frame_is_a_table_without_a_warning() -> None:
     X = pl.DataFrame(np.random.default_rng(0).normal(size=(30, 2)), schema=["a", "b"])
     detector = GANDetector(**SHORT).fit(X.lazy())
     np.testing.assert_array_equal(detector.anomaly_score(X.lazy()), detector.anomaly_score(X))
+
+
+def test_a_model_of_numpy_s_numbers_can_be_saved(tmp_path: Path) -> None:
+    parameters = {"n_steps": np.int64(3), "learning_rate": np.float32(2**-9), "latent_dim": None}
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    saved = GANDetector(**SHORT | parameters).fit(rows).save(tmp_path / "model")
+    stored = saved.manifest.parameters
+    assert (stored["n_steps"], stored["learning_rate"]) == (3, 2**-9)
+    assert type(GANDetector.load(tmp_path / "model").n_steps) is int
 
 
 def test_errors_are_value_errors_too() -> None:

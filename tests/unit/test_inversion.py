@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anomgan.nets.batched import Activation, BatchedMLP
+from anomgan.nets.spectral import SpectralLinear
 from anomgan.scoring.inversion import (
     Inversion,
     InversionSettings,
@@ -63,6 +64,16 @@ def test_frozen_weights_repeat_the_network_and_are_copies(activation: Activation
         network.layers[0].weight.zero_()
     assert torch.equal(frozen(z), before)
     assert not any(t.requires_grad for t in (*frozen.matrices, *frozen.biases))
+
+
+def test_frozen_weights_are_those_that_a_network_computes_with() -> None:
+    network = BatchedMLP(M, (K, 8, D), generator=seeded(), linear=SpectralLinear)
+    for _ in range(50):  # until the estimate of the singular values is exact
+        network(draw(M, N, K))
+    z = draw(M, N, K)
+    torch.testing.assert_close(
+        MLPWeights.freeze(network)(z), network(z).detach(), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("sizes", [(K, D), (K, 8, D), (K, 8, 7, D), (2, 20, 1)])
