@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,14 +19,12 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from anomgan.errors import OutputError, UsageError
 from anomgan.evaluation.generator_quality import slerp
+from anomgan.evaluation.generators import RowGenerators, row_generators
 from anomgan.fitting import FittedModel
 from anomgan.persistence import load_fitted
-from anomgan.scoring.frozen import FrozenScore
-from anomgan.scoring.program import ProgramScore, TorchArithmetic
 from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
 from anomgan.tables.columns import ColumnKind
 from anomgan.tables.decoding import ColumnDecoder, decoders
@@ -183,7 +181,7 @@ def sample_model(fitted: FittedModel, *, n_rows: int = _ROWS, seed: int = 0) -> 
     UsageError
         Generated rows are not finite, or no generator makes rows from codes alone.
     """
-    source = _source(fitted)
+    source = row_generators(fitted, asked=_OPTION)
     counts = source.counts.double().numpy()
     rng = np.random.default_rng(seed)
     if counts.sum() <= n_rows:
@@ -206,50 +204,7 @@ def sample_model(fitted: FittedModel, *, n_rows: int = _ROWS, seed: int = 0) -> 
     )
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where rows come from: codes [m, n, k] to rows [m, n, d], and back by the first member."""
-
-    rows: Tensor
-    counts: Tensor
-    n_members: int
-    latent_dim: int
-    generate: Callable[[Tensor], Tensor]
-    encode: Callable[[Tensor], Tensor] | None
-
-
-def _source(fitted: FittedModel) -> _Source:
-    score = fitted.score
-    if isinstance(score, FrozenScore):
-        return _Source(
-            score.memory_rows,
-            score.memory_counts,
-            score.n_members,
-            score.generator.matrices[0].shape[1],
-            score.generator,
-            lambda rows: score.encoder.member(0)(rows.unsqueeze(0))[0],
-        )
-    networks = score.networks if isinstance(score, ProgramScore) else {}
-    generator, encoder = networks.get("generator"), networks.get("encoder")
-    d = len(score.feature_column)
-    if not isinstance(score, ProgramScore) or generator is None or generator.widths[-1] != d:
-        raise UsageError(
-            f"{_OPTION} draws what a generator makes of codes, and the detector "
-            f"{fitted.parameters.name} keeps none that makes rows"
-        )
-    a, latent_dim = TorchArithmetic(), generator.widths[0]
-    two_way = encoder is not None and (encoder.widths[0], encoder.widths[-1]) == (d, latent_dim)
-    return _Source(
-        score.memory_rows,
-        score.memory_counts,
-        1,
-        latent_dim,
-        lambda codes: a.network(codes[0], generator)[-1].unsqueeze(0),
-        (lambda rows: a.network(rows, encoder)[-1]) if two_way and encoder else None,
-    )
-
-
-def _paths(source: _Source) -> tuple[Interpolation, ...]:
+def _paths(source: RowGenerators) -> tuple[Interpolation, ...]:
     """Walk from a low to a high row on each of the first two principal components."""
     if source.encode is None:
         return ()

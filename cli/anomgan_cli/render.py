@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from anomgan.bundle import Manifest
     from anomgan.evaluation.benchmark import Run
+    from anomgan.evaluation.generators import ModelQuality
     from anomgan.evaluation.summary import Summary
     from anomgan.serving.drift import DriftReport
     from anomgan.serving.files import ScoreSummary
@@ -28,6 +29,7 @@ __all__ = [
     "say_failures",
     "say_fit",
     "say_interface",
+    "say_quality",
     "say_schema",
     "say_score",
     "scoring_progress",
@@ -36,6 +38,7 @@ __all__ = [
     "training_progress",
     "write_groups",
     "write_inspection",
+    "write_quality",
     "write_summary",
 ]
 
@@ -274,9 +277,7 @@ def _model_option(path: str) -> str:
 
 def say_score(summary: ScoreSummary, scorer: Scorer, *, report: str | None = None) -> None:
     """Say how many rows were flagged, which stand out, and where scores and report are."""
-    if summary.extra_columns:
-        names = ", ".join(summary.extra_columns)
-        say(f"Ignored columns that the model does not know: {names}", "yellow")
+    _say_ignored(summary.extra_columns)
     found = count(summary.n_anomalies, "anomaly").replace("anomalys", "anomalies")
     say(
         f"{found} in {count(summary.n_rows, 'row')} at {_rule(summary)}.",
@@ -308,6 +309,18 @@ def say_score(summary: ScoreSummary, scorer: Scorer, *, report: str | None = Non
     say(f"Scores: {place} ({speed})")
     if report is not None:
         say(f"Report: {report}")
+
+
+def _say_ignored(columns: Sequence[str]) -> None:
+    if columns:
+        say(f"Ignored columns that the model does not know: {', '.join(columns)}", "yellow")
+
+
+def say_quality(quality: ModelQuality) -> None:
+    """Say what of the table did not count."""
+    _say_ignored(quality.extra_columns)
+    if quality.n_unreadable:
+        say(f"{count(quality.n_unreadable, 'row')} could not be read and were left out.", "yellow")
 
 
 def _rule(summary: ScoreSummary) -> str:
@@ -405,6 +418,25 @@ def write_inspection(manifest: Manifest, path: str, schema: Schema) -> None:
     table(
         ["file", "bytes", "sha256"],
         [[name, str(r["bytes"]), r["sha256"]] for name, r in manifest.files.items()],
+    )
+
+
+def write_quality(quality: ModelQuality) -> None:
+    """Write a table of the generators' measures on stdout, a column a member."""
+    from anomgan.evaluation.generators import IDEALS
+
+    readable = quality.n_rows - quality.n_unreadable
+    drawn = "" if quality.n_judged == readable else f" of {readable}, drawn at random"
+    _printer()(f"\nGenerators by {count(quality.n_judged, 'row')}{drawn}: {quality.source}")
+    members = [member.to_dict() for member in quality.members]
+    headers = ["measure", *(f"member {k + 1}" for k in range(len(members))), "ideal"]
+    table(
+        headers,
+        [
+            [words, *(_fact(member[name]) for member in members), ideal]
+            for name, (words, ideal) in IDEALS.items()
+            if members[0][name] is not None
+        ],
     )
 
 
