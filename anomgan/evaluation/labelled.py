@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 OURS: Final = "anomgan"
+"""Key of the model among the baselines, whatever its detector; `Evaluation.called` has its name."""
 RATES: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """False-alarm rates at which the p-values are judged."""
 
@@ -67,6 +68,8 @@ class LabelledScores:
     n_unreadable : int
     calibrated_by : str or None
         Column within whose groups the p-values are calibrated.
+    detector : str
+        Of the model.
     """
 
     labels: NDArray[np.bool_]
@@ -80,6 +83,7 @@ class LabelledScores:
     unreadable: tuple[str, ...] = ()
     n_unreadable: int = 0
     calibrated_by: str | None = None
+    detector: str = "anomgan"
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,8 @@ class Evaluation:
     calibration : tuple of CalibrationPoint
     notes : tuple of str
         What limits the figures.
+    detector : str
+        Of the model.
     """
 
     source: str
@@ -184,6 +190,11 @@ class Evaluation:
     decision: Decision
     calibration: tuple[CalibrationPoint, ...]
     notes: tuple[str, ...]
+    detector: str = "anomgan"
+
+    def called(self, name: str) -> str:
+        """Return what people read for a key of `measures`: the model's detector, or a baseline."""
+        return self.detector if name == OURS else BASELINES[name]
 
     def verdict(self) -> str:
         """Return one plain sentence on the best baseline and us; empty without baselines."""
@@ -196,14 +207,15 @@ class Evaluation:
         ours, theirs = (f"{value:.{digits}f}" for value in values)
         sure = "beyond chance" if lead.low > 0.0 or lead.high < 0.0 else "within chance"
         span = f"95 % of the lead: {100 * lead.low:+.1f} to {100 * lead.high:+.1f} points"
+        us, them = self.detector, self.called(other)
         if lead.value < 0.0:
             return (
-                f"{BASELINES[other]} ranks these rows better than anomgan: AUROC {theirs} "
+                f"{them} ranks these rows better than {us}: AUROC {theirs} "
                 f"against {ours}, {sure} ({span})."
             )
         return (
-            f"anomgan ranks these rows {'better than' if lead.value > 0.0 else 'as well as'} the "
-            f"best baseline, {BASELINES[other]}: AUROC {ours} against {theirs}, {sure} "
+            f"{us} ranks these rows {'better than' if lead.value > 0.0 else 'as well as'} the "
+            f"best baseline, {them}: AUROC {ours} against {theirs}, {sure} "
             f"({span})."
         )
 
@@ -212,14 +224,17 @@ class Evaluation:
         decision = self.decision
         return {
             "source": self.source,
+            "detector": self.detector,
             "n_rows": self.n_rows,
             "n_anomalies": self.n_anomalies,
             "n_unreadable": self.n_unreadable,
             "confidence": LEVEL,
             "n_bootstrap_draws": self.n_draws,
             "detectors": {
-                detector: {name: estimate.to_dict() for name, estimate in found.items()}
-                for detector, found in self.measures.items()
+                self.detector if key == OURS else key: {
+                    name: estimate.to_dict() for name, estimate in found.items()
+                }
+                for key, found in self.measures.items()
             },
             "auroc_leads": {name: lead.to_dict() for name, lead in self.leads.items()},
             "best_f1": {
@@ -338,6 +353,7 @@ def score_labelled(
         threshold=_threshold(calibrator, rate),
         n_calibration=scorer.calibration.get("n"),
         calibrated_by=scorer.calibration.get("by") if stated_groups(scorer.calibration) else None,
+        detector=scorer.detector,
         source=reader.source,
         unreadable=tuple(faults),
         n_unreadable=n_unreadable,
@@ -381,6 +397,7 @@ def evaluate_scores(scored: LabelledScores, *, seed: int = 0) -> Evaluation:
         decision=Decision.of(labels, scored.p_values <= np.float32(scored.rate), scored.rate),
         calibration=points,
         notes=_notes(scored),
+        detector=scored.detector,
     )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomgan.evaluation.curves import Band, Curve, bands, curves_of
-from anomgan.evaluation.known import BASELINES
 from anomgan.evaluation.labelled import OURS, CalibrationPoint, Evaluation, LabelledScores
 from anomgan.report import wording
 from anomgan.report.axes import Axis, log_axis, score_axis, share_axis
@@ -76,7 +75,7 @@ def ranking_curves(
     decision = result.decision
     shared = result.n_anomalies / result.n_rows
     legend = (
-        *((f"line {name}", BASELINES.get(name, name)) for name in found),
+        *((f"line {name}", result.called(name)) for name in found),
         ("band", "95 % of bootstrap draws, point by point"),
     )
     roc = _curve_chart(
@@ -88,7 +87,7 @@ def ranking_curves(
         (decision.false_alarms.value, decision.recall.value),
         Curve(np.array([0.0, 1.0]), np.array([0.0, 1.0])),
         (*legend, ("dot", "the decision"), ("line chance", "chance")),
-        _roc_numbers({name: curve for name, (curve, _) in found.items()}),
+        _roc_numbers({result.called(name): curve for name, (curve, _) in found.items()}),
     )
     precision = _curve_chart(
         ("precision", "Precision, against found"),
@@ -100,7 +99,7 @@ def ranking_curves(
         (decision.recall.value, decision.precision.value),
         Curve(np.array([0.0, 1.0]), np.array([shared, shared])),
         (*legend, ("dot", "the decision"), ("line chance", "chance")),
-        _precision_numbers({name: curve for name, (_, curve) in found.items()}),
+        _precision_numbers({result.called(name): curve for name, (_, curve) in found.items()}),
         steps=True,
     )
     return roc, precision
@@ -139,7 +138,7 @@ def _curve_chart(
 
 
 def _roc_numbers(curves: Mapping[str, Curve]) -> Grid:
-    headers = ("false alarms", *(f"found by {BASELINES.get(n, n)}" for n in curves))
+    headers = ("false alarms", *(f"found by {name}" for name in curves))
     rows = []
     for rate in _ALARM_RATES:
         reached = [float(c.y[c.x <= rate].max()) for c in curves.values()]
@@ -148,7 +147,7 @@ def _roc_numbers(curves: Mapping[str, Curve]) -> Grid:
 
 
 def _precision_numbers(curves: Mapping[str, Curve]) -> Grid:
-    headers = ("found", *(f"precision of {BASELINES.get(n, n)}" for n in curves))
+    headers = ("found", *(f"precision of {name}" for name in curves))
     rows = []
     for recall in _RECALLS:
         at = [float(c.y[int(np.argmax(c.x >= recall - 1e-12))]) for c in curves.values()]

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomgan.evaluation.bootstrap import Estimate
-from anomgan.evaluation.known import BASELINES
 from anomgan.evaluation.labelled import OURS, Evaluation, LabelledScores
 from anomgan.evaluation.metrics import conformal_band
 from anomgan.report import wording
@@ -234,7 +233,7 @@ def _share(name: str, estimate: Estimate) -> Figure:
 def _measures(result: Evaluation) -> Grid:
     detectors = list(result.measures)
     return Grid(
-        ("ranking", *(BASELINES.get(name, name) for name in detectors)),
+        ("ranking", *(result.called(name) for name in detectors)),
         tuple(
             (
                 wording.measure_name(measure),
@@ -246,5 +245,5 @@ def _measures(result: Evaluation) -> Grid:
 
 
 def _leads(result: Evaluation) -> Grid:
-    rows = tuple((BASELINES[name], wording.span(lead)) for name, lead in result.leads.items())
-    return Grid(("AUROC of anomgan less that of", "lead"), rows)
+    rows = tuple((result.called(name), wording.span(lead)) for name, lead in result.leads.items())
+    return Grid((f"AUROC of {result.detector} less that of", "lead"), rows)

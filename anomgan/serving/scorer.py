@@ -102,6 +102,8 @@ class Scorer:
         self.schema, self.feature_names, self.false_alarm_rate = read_metadata(
             self.metadata, source
         )
+        # The first exporters knew one detector and did not name it.
+        self.detector: str = self.metadata.get("anomgan.detector", "anomgan")
         summary = json.loads(self.metadata.get("anomgan.calibration", "{}"))
         self.calibration: dict[str, Any] = dict(calibration or summary)
         self.profile = profile

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from report_page import Page
 from typer.testing import CliRunner
 
 from anomgan.bundle import Bundle
@@ -82,6 +83,39 @@ def test_it_scores_evaluates_explains_and_exports(
     assert result.exit_code == 0, result.output
     result = run("export", "-m", str(model), "-o", str(tmp_path / "scorer.onnx"))
     assert result.exit_code == 0, result.output
+
+
+def test_evaluate_calls_a_model_by_its_detector(
+    model: Path, machine_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    table = pd.read_csv(machine_files[1])
+    table["fault"] = [0] * 100 + [1] * 100
+    table.to_csv(tmp_path / "labelled.csv", index=False)
+    asked = ("evaluate", str(tmp_path / "labelled.csv"), "--label", "fault", "-m", str(model))
+    found = json.loads(run(*asked, "--json").stdout)
+    assert found["detector"] == "alad"
+    assert list(found["detectors"]) == ["alad", "iforest", "knn1"]
+    assert "alad" in found["verdict"]
+    page = tmp_path / "labelled.html"
+    result = run(*asked, "--report", str(page))
+    assert result.exit_code == 0, result.output
+    (header,) = [x for x in result.stdout.splitlines() if x.startswith("ranking")]
+    assert header.split()[:3] == ["ranking", "alad", "IsolationForest"]
+    assert "anomgan ranks" not in result.stdout
+    assert "than anomgan" not in result.stdout
+    shown = Page(page.read_text("utf-8"))
+    tables = [table[0] for table in shown.tables.values() if table]
+    assert ["ranking", "alad", "IsolationForest", "1-NN distance"] in tables
+    words = {cell for header in tables for cell in header}
+    assert {"found by alad", "precision of alad", "AUROC of alad less that of"} <= words
+    assert not any("anomgan" in cell for cell in words)
+    texts = [text.strip() for text in shown.texts]
+    assert "alad" in texts  # in the legends
+    assert "anomgan" not in texts
+    alone = tmp_path / "scorer.onnx"
+    assert run("export", "-m", str(model), "-o", str(alone)).exit_code == 0
+    found = json.loads(run(*asked[:-1], str(alone), "--json", "--no-baselines").stdout)
+    assert list(found["detectors"]) == ["alad"]
 
 
 def test_a_context_is_named_by_its_columns(

@@ -145,7 +145,6 @@ def _of_model(model: str, *, baselines: bool) -> tuple[KnownRows | None, AnyCali
 
 def _write(result: Evaluation) -> None:
     """Print the result as people read it."""
-    from anomgan.evaluation.known import BASELINES
     from anomgan.evaluation.labelled import OURS
     from anomgan.report.wording import band, measure_name, span
     from anomgan_cli.render import table
@@ -156,7 +155,7 @@ def _write(result: Evaluation) -> None:
     )
     typer.echo()
     detectors = list(result.measures)
-    headers = ["ranking", *(BASELINES.get(name, name) for name in detectors)]
+    headers = ["ranking", *(result.called(name) for name in detectors)]
     table(
         headers,
         [
