@@ -9,14 +9,14 @@ import numpy as np
 import oracle_gan_scores as oracle
 import pytest
 import torch
-from toy_detectors import (
+from detector_checks import (
     correlated,
-    far_rows_lead,
+    far_above_all,
     frozen,
     idle_parameters,
-    loops,
+    lists,
     moved_by,
-    scored,
+    parts,
 )
 
 from anomgan.detectors.anogan import RESOLUTION, AnoGAN, _Search
@@ -29,8 +29,8 @@ TINY = AnoGAN(latent_dim=2, feature_weight=0.3, inversion_steps=15, inversion_ra
 
 def test_the_score_is_that_of_the_oracle() -> None:
     networks, rows = frozen(TINY), correlated(2)
-    by_feature, whole = scored(TINY, networks, rows)
-    plain = {name: loops(network) for name, network in networks.items()}
+    by_feature, whole = parts(TINY, networks, rows)
+    plain = {name: lists(network) for name, network in networks.items()}
     for i, row in enumerate(rows):
         lost, doubt = oracle.anogan(plain, row, 0.3, 15, 0.1)
         np.testing.assert_allclose(by_feature[i], lost, rtol=1e-3, atol=1e-4)
@@ -53,11 +53,11 @@ def test_a_walk_never_ends_worse_than_it_began(rate: float) -> None:
     totals = []
     for steps in (1, 40):
         detector = replace(TINY, inversion_steps=steps, inversion_rate=rate)
-        by_feature, whole = scored(detector, networks, rows)
+        by_feature, whole = parts(detector, networks, rows)
         totals.append(by_feature.sum(axis=1) + whole)
-    plain = {name: loops(network) for name, network in networks.items()}
-    parts = [oracle.anogan_parts(plain, row, 0.3, np.zeros(2)) for row in rows]
-    start = np.array([sum(lost) + doubt + RESOLUTION for lost, doubt in parts])
+    plain = {name: lists(network) for name, network in networks.items()}
+    begun = [oracle.anogan_parts(plain, row, 0.3, np.zeros(2)) for row in rows]
+    start = np.array([sum(lost) + doubt + RESOLUTION for lost, doubt in begun])
     assert (totals[0] <= start * (1.0 + 1e-5)).all()
     assert (totals[1] <= start * (1.0 + 1e-5)).all()
     if rate < 1.0:
@@ -82,7 +82,7 @@ def test_the_graph_agrees_where_the_generator_gives_every_row_back(tmp_path: Pat
 def test_scoring_changes_no_network() -> None:
     networks = frozen(TINY)
     before = [m.copy() for n in networks.values() for m in (*n.matrices, *n.biases)]
-    scored(TINY, networks, correlated(5))
+    parts(TINY, networks, correlated(5))
     after = [m for n in networks.values() for m in (*n.matrices, *n.biases)]
     assert all(np.array_equal(p, q) for p, q in zip(before, after, strict=True))
 
@@ -101,18 +101,19 @@ def test_each_phase_changes_its_own_network_and_no_other(phase: str, moved: str)
 
 @pytest.mark.parametrize("seed", range(5))
 def test_far_rows_score_above_all_training_rows(seed: int) -> None:
-    assert far_rows_lead("anogan", seed, n_steps=120, batch_rows=32, inversion_steps=40)
+    assert far_above_all(
+        "anogan", seed, n_steps=120, batch_rows=32, inversion_steps=40, latent_dim=2
+    )
 
 
 def test_every_parameter_has_an_effect() -> None:
-    changes = {
-        "feature_weight": 0.5,
-        "inversion_steps": 6,
-        "inversion_rate": 0.2,
-        "penalty": 3.0,
-        "latent_dim": 1,
-    }
-    assert idle_parameters(AnoGAN(n_steps=8, batch_rows=16, inversion_steps=5), changes) == []
+    changes = [
+        {"feature_weight": 0.5},
+        {"inversion_steps": 6},
+        {"inversion_rate": 0.2},
+        {"penalty": 3.0},
+    ]
+    assert idle_parameters("anogan", changes, n_steps=8, batch_rows=16, inversion_steps=5) == []
 
 
 @pytest.mark.parametrize(

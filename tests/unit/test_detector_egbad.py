@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import oracle_gan_scores as oracle
 import pytest
-from toy_detectors import (
+from detector_checks import (
     correlated,
-    far_rows_lead,
+    far_above_all,
     frozen,
     idle_parameters,
-    loops,
+    lists,
     moved_by,
-    scored,
+    parts,
 )
 
 from anomgan.detectors.egbad import EGBAD
@@ -23,8 +23,8 @@ from anomgan.errors import UsageError
 def test_the_score_is_that_of_the_oracle(score_by: str) -> None:
     detector = EGBAD(latent_dim=3, score_by=score_by, alpha=0.7)
     networks, rows = frozen(detector), correlated(4)
-    by_feature, whole = scored(detector, networks, rows)
-    plain = {name: loops(network) for name, network in networks.items()}
+    by_feature, whole = parts(detector, networks, rows)
+    plain = {name: lists(network) for name, network in networks.items()}
     for i, row in enumerate(rows):
         lost, doubt = oracle.egbad(plain, row, 0.7, score_by)
         np.testing.assert_allclose(by_feature[i], lost, rtol=1e-4, atol=1e-5)
@@ -45,12 +45,12 @@ def test_each_phase_changes_its_own_networks_and_no_others(phase: str, moved: se
 
 @pytest.mark.parametrize("seed", range(5))
 def test_far_rows_score_above_all_training_rows(seed: int) -> None:
-    assert far_rows_lead("egbad", seed, n_steps=120, batch_rows=32)
+    assert far_above_all("egbad", seed, n_steps=120, batch_rows=32)
 
 
 def test_every_parameter_has_an_effect() -> None:
-    changes = {"score_by": "cross-e", "alpha": 0.5, "penalty": 3.0}
-    assert idle_parameters(EGBAD(n_steps=8, batch_rows=16), changes) == []
+    changes = [{"score_by": "cross-e"}, {"alpha": 0.5}, {"penalty": 3.0}]
+    assert idle_parameters("egbad", changes, n_steps=8, batch_rows=16) == []
 
 
 @pytest.mark.parametrize("wrong", [{"score_by": "l1"}, {"alpha": 1.1}, {"penalty": -1.0}])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import oracle_gan_scores as oracle
 import pytest
-from toy_detectors import (
+from detector_checks import (
     correlated,
-    far_rows_lead,
+    far_above_all,
     frozen,
     idle_parameters,
-    loops,
+    lists,
     moved_by,
-    scored,
+    parts,
     tiny_game,
 )
 
@@ -23,8 +23,8 @@ from anomgan.errors import UsageError
 def test_the_score_is_that_of_the_oracle() -> None:
     detector = FAnoGAN(latent_dim=3, kappa=2.0)
     networks, rows = frozen(detector), correlated(4)
-    by_feature, whole = scored(detector, networks, rows)
-    plain = {name: loops(network) for name, network in networks.items()}
+    by_feature, whole = parts(detector, networks, rows)
+    plain = {name: lists(network) for name, network in networks.items()}
     for i, row in enumerate(rows):
         lost, gap = oracle.f_anogan(plain, row, 2.0)
         np.testing.assert_allclose(by_feature[i], lost, rtol=1e-4, atol=1e-6)
@@ -37,7 +37,7 @@ def test_each_phase_changes_its_own_network_and_no_others(phase: str) -> None:
 
 
 def test_the_encoder_learns_when_the_game_is_over() -> None:
-    game, _ = tiny_game(FAnoGAN(gan_share=0.25, critic_steps=3))
+    _, game, _ = tiny_game(FAnoGAN(gan_share=0.25, critic_steps=3))
     windows = {p.name: (p.start, p.stop, p.repeats) for p in game.phases}
     assert windows == {
         "critic": (0.0, 0.25, 3),
@@ -48,12 +48,12 @@ def test_the_encoder_learns_when_the_game_is_over() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_far_rows_score_above_all_training_rows(seed: int) -> None:
-    assert far_rows_lead("f-anogan", seed, n_steps=120, batch_rows=32)
+    assert far_above_all("f-anogan", seed, n_steps=120, batch_rows=32)
 
 
 def test_every_parameter_has_an_effect() -> None:
-    changes = {"kappa": 2.0, "critic_steps": 2, "penalty": 1.0, "gan_share": 0.3}
-    assert idle_parameters(FAnoGAN(n_steps=8, batch_rows=16), changes) == []
+    changes = [{"kappa": 2.0}, {"critic_steps": 2}, {"penalty": 1.0}, {"gan_share": 0.3}]
+    assert idle_parameters("f-anogan", changes, n_steps=8, batch_rows=16) == []
 
 
 @pytest.mark.parametrize(

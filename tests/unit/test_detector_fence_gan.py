@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import oracle_boxed
 import pytest
-from detector_checks import far_above_all, lists, moved_by, parts, scores, tiny_game, tiny_network
+from detector_checks import (
+    far_above_all,
+    idle_parameters,
+    lists,
+    moved_by,
+    parts,
+    tiny_game,
+    tiny_network,
+)
 
 from anomgan.detectors.fence_gan import FenceGAN
 from anomgan.errors import UsageError
@@ -30,7 +38,7 @@ def test_the_score_is_minus_the_log_of_what_the_discriminator_believes() -> None
     by_feature, whole = parts(FenceGAN(), networks, rows)
     assert by_feature is None
     expected = [oracle_boxed.verdict(lists(judge), low, high, row.tolist()) for row in rows]
-    np.testing.assert_allclose(whole[:, 0], expected, rtol=2e-5)
+    np.testing.assert_allclose(whole, expected, rtol=2e-5)
 
 
 def test_the_generators_losses_are_those_of_the_paper() -> None:
@@ -49,13 +57,6 @@ def test_the_generators_losses_are_those_of_the_paper() -> None:
 
 
 CHANGES = [
-    {"n_steps": 21},
-    {"batch_rows": 33},
-    {"learning_rate": 2e-3},
-    {"latent_dim": 5},
-    {"plan_rows": 60},
-    {"ema_share": 0.3},
-    {"max_calibration_rows": 20},
     {"alpha": 0.3},
     {"beta": 15.0},
     {"gamma": 0.5},
@@ -65,10 +66,7 @@ CHANGES = [
 
 
 def test_every_parameter_has_an_effect() -> None:
-    assert {name for change in CHANGES for name in change} == set(FenceGAN.names())
-    seen = [scores("fence-gan").tobytes()]
-    seen += [scores("fence-gan", **change).tobytes() for change in CHANGES]
-    assert len(set(seen)) == len(seen)
+    assert idle_parameters("fence-gan", CHANGES) == []
 
 
 def test_faults_are_raised_together() -> None:

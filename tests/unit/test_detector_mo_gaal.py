@@ -6,7 +6,15 @@ import numpy as np
 import oracle_boxed
 import pytest
 import torch
-from detector_checks import far_above_all, lists, moved_by, parts, scores, tiny_game, tiny_network
+from detector_checks import (
+    far_above_all,
+    idle_parameters,
+    lists,
+    moved_by,
+    parts,
+    tiny_game,
+    tiny_network,
+)
 from torch.nn.functional import softplus
 
 from anomgan.detectors.mo_gaal import MOGAAL, least_of_subsets, weights
@@ -32,7 +40,7 @@ def test_the_score_is_minus_the_log_of_what_the_discriminator_believes() -> None
     by_feature, whole = parts(MOGAAL(), networks, rows)
     assert by_feature is None
     expected = [oracle_boxed.verdict(lists(judge), low, high, row.tolist()) for row in rows]
-    np.testing.assert_allclose(whole[:, 0], expected, rtol=2e-5)
+    np.testing.assert_allclose(whole, expected, rtol=2e-5)
 
 
 def test_targets_are_the_least_outputs_of_equal_subsets() -> None:
@@ -75,13 +83,6 @@ def test_the_first_generators_weigh_most() -> None:
 
 
 CHANGES = [
-    {"n_steps": 21},
-    {"batch_rows": 44},
-    {"learning_rate": 2e-3},
-    {"latent_dim": 5},
-    {"plan_rows": 60},
-    {"ema_share": 0.3},
-    {"max_calibration_rows": 20},
     {"n_generators": 1},
     {"stop_share": 0.9},
     {"reference_share": 0.0},
@@ -90,10 +91,7 @@ CHANGES = [
 
 
 def test_every_parameter_has_an_effect() -> None:
-    assert {name for change in CHANGES for name in change} == set(MOGAAL.names())
-    seen = [scores("mo-gaal").tobytes()]
-    seen += [scores("mo-gaal", **change).tobytes() for change in CHANGES]
-    assert len(set(seen)) == len(seen)
+    assert idle_parameters("mo-gaal", CHANGES) == []
 
 
 def test_faults_are_raised_together() -> None:
