@@ -66,7 +66,7 @@ max_calibration_rows
     spectral_norm : bool
         Divides the discriminator's matrices by their largest singular values (Miyato et al., 2018):
         the critic's slope is then 1 at most. The last layer's outputs that grade noise are left
-        free. A trained model holds the divided matrices: scoring and export know nothing of it.
+        free. The score is given the divided matrices: it and its graph know nothing of this.
     calibration : str
         "split": a fifth of the rows (up to a quarter of few) is held out of the training and
         calibrates. "cross": all rows train and calibrate, each by the one of `n_members` networks
