@@ -25,6 +25,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "int": (numbers.Integral, "a whole number"),
     "float": (numbers.Real, "a number"),
     "str": (str, "a word"),
+    "bool": (bool, "True or False"),
 }
 
 
@@ -36,7 +37,7 @@ def type_faults(parameters: Any) -> list[str]:
         if (value is None and "None" in kinds) or kinds[0] not in _KINDS:
             continue
         kind, words = _KINDS[kinds[0]]
-        if isinstance(value, bool) or not isinstance(value, kind):
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
             faults.append(f"{f.name} is {value!r}, it must be {words}")
     return faults
 

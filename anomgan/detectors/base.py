@@ -216,7 +216,7 @@ class Detector(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters by name, numbers as Python's own."""
-        plain: dict[str, type] = {"int": int, "float": float}
+        plain: dict[str, type] = {"int": int, "float": float, "bool": bool}
         return {
             f.name: plain.get(str(f.type), lambda value: value)(getattr(self, f.name))
             for f in fields(self)
