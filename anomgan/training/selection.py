@@ -130,11 +130,7 @@ class Selection:
     """
 
     def __init__(
-        self,
-        judge: Judge,
-        *,
-        first: float = FIRST_KEPT,
-        fresh: Fresh | None = None,
+        self, judge: Judge, *, first: float = FIRST_KEPT, fresh: Fresh | None = None
     ) -> None:
         self.judge = judge
         self.first = first
@@ -203,9 +199,9 @@ class Selection:
                 "weights of then are used",
                 k,
                 state.steps[k],
-                last[k],
-                step,
                 state.qualities[k],
+                step,
+                last[k],
             )
         return settled, steps
 

@@ -81,7 +81,11 @@ def test_who_gets_worse_late_is_left_with_earlier_averages(
         assert torch.equal(own[0], last[0])
         assert torch.equal(own[1], then[1])
     (said,) = caplog.records
-    assert f"member 1 has got worse since step {second}" in said.getMessage()
+    best = qualities(trainer)[1]
+    assert said.getMessage() == (
+        f"member 1 has got worse since step {second} (quality {best:.2f}, at step {N_STEPS} "
+        f"{fallen:.2f}): its weights of then are used"
+    )
     assert record.health_facts()["weights_from_step"] == second
     assert record.n_restarts == 0
 
