@@ -382,6 +382,8 @@ def _facts(
         "steps": record.steps_run,
         "stopped_by_deadline": record.stopped_by_deadline,
         "rollbacks": record.n_rollbacks,
+        "restarts": record.n_restarts,
+        "weights_from_step": record.weights_from_step,
         "training_seconds": round(record.seconds, 3),
         "fit_seconds": round(time.monotonic() - started, 3),
         "losses": {k: v for k, v in last.items() if math.isfinite(v)},

@@ -33,6 +33,7 @@ from anomgan.learning import (
     far_auroc,
     gaussian_distance,
     generator_facts,
+    generator_judge,
     nearest_distances,
     torch_seed,
 )
@@ -47,6 +48,7 @@ from anomgan.training.health import Health, coverage, judge
 from anomgan.training.loop import Sampler, Trainer, TrainingPlan, TrainingRecord
 from anomgan.training.noise import InstanceNoise
 from anomgan.training.objectives import OBJECTIVES, SMOOTHED
+from anomgan.training.selection import Selection
 
 __all__ = ["Trained", "calibration_scores", "freeze", "judge_training", "learn", "train"]
 
@@ -199,6 +201,8 @@ def train(
     checkpointer = None
     if control.checkpoint is not None:
         checkpointer = control.checkpoint(_fingerprint(features, division, parameters, seed))
+    unseen = _unseen(division, apart.features.to(device))
+    made = _made(networks, unseen)
     trainer = Trainer(
         networks,
         players=game.players(),
@@ -206,7 +210,8 @@ def train(
         sampler=game.sampler,
         plan=_plan(parameters, control, started),
         checkpointer=checkpointer,
-        monitor=_coverage_monitor(networks, _unseen(division, apart.features.to(device))),
+        monitor=_coverage_monitor(unseen, made),
+        selection=_selection(unseen, made, sizes, seed, device),
     )
     record = trainer.run(progress=control.progress, stop_requested=control.stop_requested)
     if record.stopped_by_deadline:
@@ -254,25 +259,54 @@ def _game(
     )
 
 
-def _coverage_monitor(
-    networks: TabularNetworks, unseen: Sequence[Tensor]
-) -> Callable[[], dict[str, float]]:
-    """Measure how much of the rows that it never saw each generator reaches, with fixed codes."""
-    real = [rows[:MONITOR_ROWS] for rows in unseen]
-    shape = (len(real), max(map(len, real)), networks.sizes.latent_dim)
-    codes = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(real[0].device)
+def _made(networks: TabularNetworks, unseen: Sequence[Tensor]) -> Callable[[], Tensor]:
+    """Make rows to judge the generators by on the way, [m, n, d], always from the same codes."""
+    n = min(MONITOR_ROWS, max(map(len, unseen)))
+    shape = (len(unseen), n, networks.sizes.latent_dim)
+    codes = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(unseen[0].device)
 
     @torch.no_grad()
+    def made() -> Tensor:
+        rows: Tensor = networks.generator(codes)
+        return rows
+
+    return made
+
+
+def _coverage_monitor(
+    unseen: Sequence[Tensor], made: Callable[[], Tensor]
+) -> Callable[[], dict[str, float]]:
+    """Measure how much of the rows that it never saw each generator reaches."""
+    real = [rows[:MONITOR_ROWS] for rows in unseen]
+
     def measure() -> dict[str, float]:
-        generated = networks.generator(codes)
         reached = [
             coverage(rows, own[: len(rows)])
-            for rows, own in zip(real, generated, strict=True)
+            for rows, own in zip(real, made(), strict=True)
             if len(rows) >= FEWEST_JUDGED
         ]
         return {"coverage": min(reached)} if reached else {}
 
     return measure
+
+
+def _selection(
+    unseen: Sequence[Tensor],
+    made: Callable[[], Tensor],
+    sizes: TabularSizes,
+    seed: int,
+    device: torch.device,
+) -> Selection | None:
+    """Judge members by the rows that they never saw; None where these are too few for all."""
+    judge = generator_judge(unseen, made)
+    if judge is None:
+        return None
+
+    def fresh(member: int, restart: int) -> list[Tensor]:
+        draws = torch.Generator().manual_seed(torch_seed(seed, restart, member))
+        return list(TabularNetworks(sizes, generator=draws).to(device).parameters())
+
+    return Selection(judge, fresh=fresh)
 
 
 def _plan(parameters: FlagshipParameters, control: FitControl, started: float) -> TrainingPlan:
@@ -379,7 +413,7 @@ def judge_training(trained: Trained, score: FrozenScore, scores: Tensor) -> Heal
     n = max(map(len, unseen))
     facts = {
         "finite_scores": float(bool(torch.isfinite(scores).all())),
-        "rollbacks": float(trained.record.n_rollbacks),
+        **trained.record.health_facts(),
         "calibration_rows": float(len(scores)),
     }
     if n >= FEWEST_JUDGED:

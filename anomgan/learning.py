@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,11 @@ from anomgan.training.health import (
     Health,
     coverage,
     precision,
+    quality,
     two_sample_accuracy,
 )
 from anomgan.training.loop import Progress, TrainingRecord
+from anomgan.training.selection import Judge, clear_margin
 
 __all__ = [
     "FEWEST_JUDGED",
@@ -36,6 +39,7 @@ __all__ = [
     "far_auroc",
     "gaussian_distance",
     "generator_facts",
+    "generator_judge",
     "nearest_distances",
     "torch_seed",
 ]
@@ -157,9 +161,12 @@ class Learnt:
     facts: dict[str, Any]
 
 
-def torch_seed(seed: int) -> int:
-    """Return the seed of torch's generators that a fit's seed stands for."""
-    return int(np.random.default_rng([seed, 1]).integers(2**62))
+def torch_seed(seed: int, *purpose: int) -> int:
+    """Return the seed of torch's generators that a fit's seed stands for.
+
+    Numbers say for which other purpose than the first one; they must not all be 0.
+    """
+    return int(np.random.default_rng([seed, 1, *purpose]).integers(2**62))
 
 
 def distinct_rows(
@@ -263,6 +270,37 @@ def generator_facts(unseen: Sequence[Tensor], generated: Tensor) -> dict[str, fl
         if generated.shape[2] <= _MOST_FEATURES:
             facts["frechet_distance"] = max(frechet_distance(*pair) for pair in pairs)
     return facts
+
+
+def generator_judge(unseen: Sequence[Tensor], generate: Callable[[], Tensor]) -> Judge | None:
+    """Judge generators on the way, by normal rows that they never saw.
+
+    Parameters
+    ----------
+    unseen : sequence of Tensor [n_k, d]
+        Of each member; the first `MONITOR_ROWS` are looked at. With fewer than `FEWEST_JUDGED` it
+        is not judged.
+    generate : callable
+        Gives rows [m, n, d] by the networks as they stand, as many as there are unseen ones, and
+        always from the same codes.
+
+    Returns
+    -------
+    Judge or None
+        None where no member can be judged.
+    """
+    real = [rows[:MONITOR_ROWS] for rows in unseen]
+    if max(map(len, real)) < FEWEST_JUDGED:
+        return None
+
+    @torch.no_grad()
+    def measure() -> list[float]:
+        return [
+            quality(rows, own[: len(rows)]) if len(rows) >= FEWEST_JUDGED else math.nan
+            for rows, own in zip(real, generate(), strict=True)
+        ]
+
+    return Judge(measure, [clear_margin(len(rows)) for rows in real])
 
 
 @torch.no_grad()

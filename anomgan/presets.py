@@ -56,7 +56,7 @@ def type_faults(parameters: Any) -> list[str]:
             continue
         kind, words = _KINDS[kinds[0]]
         # To Python a truth value is a number; to us it is none.
-        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, kind):
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
             faults.append(f"{f.name} is {value!r}, it must be {words}")
     return faults
 

@@ -11,7 +11,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from anomgan.learning import (
     distinct_rows,
     far_auroc,
     generator_facts,
+    generator_judge,
     nearest_distances,
     torch_seed,
 )
@@ -42,6 +44,7 @@ from anomgan.tables.encoding import FeatureEncoder
 from anomgan.training.folds import Division
 from anomgan.training.health import Health, coverage, judge
 from anomgan.training.loop import Sampler, Trainer, TrainingPlan, TrainingRecord
+from anomgan.training.selection import FIRST_KEPT, Selection
 
 __all__ = ["learn"]
 
@@ -111,14 +114,13 @@ def _trainer(
     started: float,
 ) -> Trainer:
     unseen = apart.features[:MONITOR_ROWS].to(sampler.data.device)
-    codes = _codes(len(unseen), detector.latent_dim).to(sampler.data.device)
+    made = _made(game.networks, detector, unseen)
+    judge = None if made is None else generator_judge([unseen], made)
 
-    @torch.no_grad()
     def monitor() -> dict[str, float]:
-        generated = detector.generate(game.networks, codes)
-        if generated is None or len(unseen) < FEWEST_JUDGED:
+        if made is None or len(unseen) < FEWEST_JUDGED:
             return {}
-        return {"coverage": coverage(unseen, generated[0])}
+        return {"coverage": coverage(unseen, made()[0])}
 
     return Trainer(
         game.networks,
@@ -128,7 +130,33 @@ def _trainer(
         plan=_plan(game, detector, control, started, _cost_after(game, detector, apart, control)),
         checkpointer=None if control.checkpoint is None else control.checkpoint(fingerprint),
         monitor=monitor,
+        selection=None if judge is None else Selection(judge, first=_first_kept(game)),
     )
+
+
+def _made(networks: nn.Module, detector: Detector, unseen: Tensor) -> Callable[[], Tensor] | None:
+    """Make as many rows as the unseen ones [v, d], always from the same codes: [1, v, d].
+
+    None where no generator is meant to give normal rows.
+    """
+    codes = _codes(len(unseen), detector.latent_dim).to(unseen.device)
+
+    @torch.no_grad()
+    def made() -> Tensor | None:
+        return detector.generate(networks, codes)
+
+    # A detector has a generator always or never.
+    return None if made() is None else cast(Callable[[], Tensor], made)
+
+
+def _first_kept(game: Game) -> float:
+    """Return the share of the steps from which averages are kept.
+
+    In a training in stages that is well within the last one. What learns there would else be
+    lost for a generator that has ended before.
+    """
+    last_stage = max(phase.start for phase in game.phases)
+    return last_stage + FIRST_KEPT * (1.0 - last_stage)
 
 
 def _cost_after(game: Game, detector: Detector, apart: Apart, control: FitControl) -> float:
@@ -206,7 +234,7 @@ def _health_facts(
 ) -> dict[str, float]:
     facts = {
         "finite_scores": float(bool(torch.isfinite(scores).all())),
-        "rollbacks": float(record.n_rollbacks),
+        **record.health_facts(),
         "calibration_rows": float(len(scores)),
         "generator": float(detector.judged),
     }

@@ -15,6 +15,7 @@ from anomgan.detectors.base import Detector, Game, Sizes
 from anomgan.detectors.egbad import pair_logit
 from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Parts
 from anomgan.nets.batched import BatchedMLP
+from anomgan.nets.spectral import SpectralLinear
 from anomgan.training.loop import Phase, Sampler
 
 __all__ = ["ALAD"]
@@ -39,16 +40,22 @@ class ALAD(Detector):
     score_by : {"features", "logits", "l1", "l2"}
         The four scores that section 4.4 compares: features of D_xx, its logit, and the L1 or
         squared L2 distance of the row to G(E(x)).
+    spectral_norm : bool
+        Divide the matrices of the discriminators by their largest singular values (section 3.2;
+        Miyato et al., 2018).
 
     Notes
     -----
     The networks are those of the authors' code for KDD-99: 64 and 128 units in the generator, 64 in
     the encoder, in D_xz a layer of 128 for the row, one for the code and one for both, 128 units in
-    D_xx and 32 in D_zz, 32 latent dimensions, Xavier's initial weights. Not as there: no batch
-    normalisation and no dropout (a row's score would depend on other rows, or on chance), no
-    spectral normalisation, fewer, larger and decaying steps (the code takes 100 epochs at a rate of
-    1e-5), and the logit score is softplus(-logit) of D_xx at (x, G(E(x))), minus the log of what
-    the discriminator believes.
+    D_xx and 32 in D_zz, 32 latent dimensions, Xavier's initial weights. Not as there:
+
+    - no batch normalisation and no dropout: a row's score would depend on other rows, or on chance;
+    - spectral normalisation as the paper has it, which the code uses for images alone, and not in
+      the encoder;
+    - fewer, larger and decaying steps (the code takes 100 epochs at a rate of 1e-5);
+    - the logit score is softplus(-logit) of D_xx at (x, G(E(x))), minus the log of what the
+      discriminator believes.
 
     References
     ----------
@@ -57,6 +64,7 @@ class ALAD(Detector):
     """
 
     score_by: str = "features"
+    spectral_norm: bool = True
 
     name: ClassVar[str] = "alad"
     summary: ClassVar[str] = "bidirectional GAN with cycle consistency, scored by features of D_xx"
@@ -73,7 +81,8 @@ class ALAD(Detector):
 
     def game(self, sizes: Sizes, sampler: Sampler, draws: torch.Generator) -> Game:
         """Make five networks, and three discriminators' phases beside the generator's."""
-        networks = _Networks(sizes.n_features, self.latent_dim, draws).to(sampler.data.device)
+        networks = _Networks(sizes.n_features, self.latent_dim, draws, spectral=self.spectral_norm)
+        networks = networks.to(sampler.data.device)
         losses = _Losses(networks, sampler, self.batch_rows, self.latent_dim)
         parts = (networks.d_x, networks.d_z, networks.d_joint, networks.d_xx, networks.d_zz)
         judges = [p for part in parts for p in part.parameters()]
@@ -113,11 +122,12 @@ class ALAD(Detector):
 
 
 class _Networks(nn.Module):
-    def __init__(self, d: int, k: int, draws: torch.Generator) -> None:
+    def __init__(self, d: int, k: int, draws: torch.Generator, *, spectral: bool) -> None:
         super().__init__()
-        make = partial(BatchedMLP, 1, generator=draws, scheme="xavier")
-        self.generator = make((k, 64, 128, d), activation="relu")
-        self.encoder = make((d, 64, k))
+        plain = partial(BatchedMLP, 1, generator=draws, scheme="xavier")
+        make = partial(plain, linear=SpectralLinear) if spectral else plain
+        self.generator = plain((k, 64, 128, d), activation="relu")
+        self.encoder = plain((d, 64, k))
         self.d_x, self.d_z, self.d_joint = make((d, 128)), make((k, 128)), make((256, 128, 1))
         self.d_xx = make((2 * d, 128, 1))
         self.d_zz = make((2 * k, 32, 1))

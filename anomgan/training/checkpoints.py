@@ -20,13 +20,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anomgan.errors import ModelCorruptError, OutputError, UsageError
+from anomgan.training.selection import SelectionState
 
 __all__ = ["Checkpointer", "TrainingState"]
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A trainer between two steps; tensors are copies."""
+    """A trainer between two steps; tensors are copies.
+
+    `selection` is None where the averages are not judged on the way.
+    """
 
     step: int
     rate_factor: float
@@ -36,6 +40,7 @@ class TrainingState:
     averaged: list[Tensor]
     optimizers: dict[str, list[dict[str, Tensor]]]
     rng_state: Tensor
+    selection: SelectionState | None
 
 
 class Checkpointer:
@@ -88,7 +93,15 @@ class Checkpointer:
             "n_rollbacks": state.n_rollbacks,
             "history": state.history,
             "players": {name: len(moments) for name, moments in state.optimizers.items()},
+            "selection": None,
         }
+        if (selection := state.selection) is not None:
+            tensors |= {f"best.{i}": t for i, t in enumerate(selection.best)}
+            facts["selection"] = {
+                "steps": selection.steps,
+                "qualities": selection.qualities,
+                "restarts": selection.restarts,
+            }
         temporary = self._temporary()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +173,7 @@ def _state(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingState:
         optimizers[player] = [
             {key[len(p) :]: t for key, t in tensors.items() if key.startswith(p)} for p in prefixes
         ]
+    selection = facts["selection"]
     return TrainingState(
         step=int(facts["step"]),
         rate_factor=float(facts["rate_factor"]),
@@ -169,4 +183,14 @@ def _state(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingState:
         averaged=series("averaged"),
         optimizers=optimizers,
         rng_state=tensors["rng"],
+        selection=None if selection is None else _selection(selection, series("best")),
+    )
+
+
+def _selection(facts: dict[str, Any], best: list[Tensor]) -> SelectionState:
+    return SelectionState(
+        steps=tuple(map(int, facts["steps"])),
+        qualities=tuple(map(float, facts["qualities"])),
+        restarts=tuple(map(int, facts["restarts"])),
+        best=best,
     )

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Health", "coverage", "judge", "precision", "two_sample_accuracy"]
+__all__ = ["Health", "coverage", "judge", "precision", "quality", "two_sample_accuracy"]
 
 Verdict = Literal["healthy", "degraded", "failed"]
 
@@ -81,6 +81,15 @@ def precision(real: Tensor, generated: Tensor, *, k: int = _NEIGHBOURS) -> float
     """
     radius = _radius(real, k)
     return float((_distances(generated, real) <= radius).any(dim=1).float().mean())
+
+
+def quality(real: Tensor, generated: Tensor) -> float:
+    """Smaller one of coverage and precision, in [0, 1].
+
+    A generator that gives few rows again and again loses coverage, one that spreads them beyond
+    the real ones precision; neither makes up for the other.
+    """
+    return min(coverage(real, generated), precision(real, generated))
 
 
 def two_sample_accuracy(real: Tensor, generated: Tensor) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from anomgan.errors import TrainingError, TrainingInterrupted, UsageError
 from anomgan.training.checkpoints import Checkpointer, TrainingState
+from anomgan.training.selection import Selection, Weights
 
 __all__ = ["Phase", "Progress", "Sampler", "Trainer", "TrainingPlan", "TrainingRecord"]
 
@@ -132,13 +133,26 @@ class TrainingPlan:
 
 @dataclass
 class TrainingRecord:
-    """What happened: losses by name at each snapshot, steps run, roll-backs."""
+    """What happened: losses by name at each snapshot, steps run, roll-backs, restarts.
+
+    `weights_from_step` has the step that each member's final weights are of.
+    """
 
     steps_run: int = 0
     n_rollbacks: int = 0
+    n_restarts: int = 0
+    weights_from_step: list[int] = field(default_factory=list)
     stopped_by_deadline: bool = False
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def health_facts(self) -> dict[str, float]:
+        """Return what the verdict on a training tells of its course."""
+        return {
+            "rollbacks": float(self.n_rollbacks),
+            "restarts": float(self.n_restarts),
+            "weights_from_step": float(min(self.weights_from_step, default=self.steps_run)),
+        }
 
 
 class Sampler:
@@ -199,11 +213,14 @@ class Trainer:
     monitor : callable, optional
         Measures health without labels at each snapshot, for the record and the progress bar;
         it must draw from no generator of the training.
+    selection : Selection, optional
+        Judges the averaged weights on the way; may restart members, and choose earlier averages.
 
     Raises
     ------
     UsageError
-        `plan.rates` has a factor for no player, or one that is not above 0.
+        `plan.rates` has a factor for no player, or one that is not above 0; or a parameter has no
+        slice for each member that `selection` judges.
     """
 
     def __init__(
@@ -216,6 +233,7 @@ class Trainer:
         plan: TrainingPlan,
         checkpointer: Checkpointer | None = None,
         monitor: Callable[[], Mapping[str, float]] | None = None,
+        selection: Selection | None = None,
     ) -> None:
         self.networks = networks
         self.players = {name: list(parameters) for name, parameters in players.items()}
@@ -224,6 +242,7 @@ class Trainer:
         self.plan = plan
         self.checkpointer = checkpointer
         self.monitor = monitor
+        self.selection = selection
         _check_rates(plan.rates, self.players)
         self.optimizers = {
             name: torch.optim.AdamW(
@@ -237,6 +256,8 @@ class Trainer:
         }
         self.parameters: list[Tensor] = list(networks.parameters())
         self.averaged = [p.detach().clone() for p in self.parameters]
+        if selection is not None:
+            selection.check(self.parameters)
         self.record = TrainingRecord()
         self._step = 0
         self._rate_factor = 1.0
@@ -284,9 +305,7 @@ class Trainer:
                 last_report = now
                 latest = self.record.history[-1] if self.record.history else {}
                 progress(self._step, self._n_steps, latest)
-        with torch.no_grad():
-            for parameter, average in zip(self.parameters, self.averaged, strict=True):
-                parameter.copy_(average)
+        self._settle()
         self.record.steps_run = self._step
         self.record.seconds = time.monotonic() - started
         return self.record
@@ -349,10 +368,27 @@ class Trainer:
             return self._roll_back(snapshot)
         health = self.monitor() if self.monitor is not None else {}
         self.record.history.append({"step": float(self._step), **means, **health})
+        if self.selection is not None:
+            self.selection.review(snapshot.step, self._step, self._n_steps, self._weights())
         snapshot = self._snapshot()
         if self.checkpointer is not None:
             self.checkpointer.save_if_due(snapshot)
         return snapshot
+
+    def _settle(self) -> None:
+        """Put the averages into the networks: the last ones, unless earlier ones are chosen."""
+        averaged: Sequence[Tensor] = self.averaged
+        self.record.weights_from_step = [self._step] * self.sampler.n_members
+        if self.selection is not None:
+            averaged, steps = self.selection.settled(self._step, self._weights())
+            self.record.weights_from_step = steps
+            self.record.n_restarts = sum(self.selection.state.restarts)
+        with torch.no_grad():
+            for parameter, average in zip(self.parameters, averaged, strict=True):
+                parameter.copy_(average)
+
+    def _weights(self) -> Weights:
+        return Weights(self.parameters, self.averaged, tuple(self.optimizers.values()))
 
     def _roll_back(self, snapshot: TrainingState) -> TrainingState:
         self.record.n_rollbacks += 1
@@ -399,6 +435,7 @@ class Trainer:
             averaged=[p.clone() for p in self.averaged],
             optimizers={name: _moments(opt) for name, opt in self.optimizers.items()},
             rng_state=self.sampler.rng.get_state().clone(),
+            selection=None if self.selection is None else self.selection.state,
         )
 
     def _restore(self, state: TrainingState) -> None:
@@ -414,6 +451,8 @@ class Trainer:
                 average.copy_(value)
         for name, optimizer in self.optimizers.items():
             _set_moments(optimizer, state.optimizers[name])
+        if self.selection is not None:
+            self.selection.restore(state.selection, self.parameters)
         self.sampler.rng.set_state(state.rng_state.cpu())
         self._forget_sums()
 

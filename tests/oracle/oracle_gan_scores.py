@@ -1,4 +1,4 @@
-"""Scores of AnoGAN, f-AnoGAN, EGBAD and GANomaly, one row at a time, in loops and float64.
+"""Scores of ALAD, AnoGAN, f-AnoGAN, EGBAD and GANomaly, one row at a time, in loops and float64.
 
 Networks are triples as in `oracle_networks`; hidden layers may be "relu" too.
 """
@@ -51,6 +51,20 @@ def egbad(networks, x, alpha, score_by):
     else:
         doubt = -math.log(1.0 / (1.0 + math.exp(-logit[0])))
     return [alpha * abs(p - q) for p, q in zip(x, back, strict=True)], (1.0 - alpha) * doubt
+
+
+def alad(networks, x, score_by):
+    """Return parts: by feature, whole; one of them None."""
+    x = [float(value) for value in x]
+    back = forward(networks["generator"], forward(networks["encoder"], x)[-1])[-1]
+    if score_by == "l1":
+        return [abs(p - q) for p, q in zip(x, back, strict=True)], None
+    if score_by == "l2":
+        return [(p - q) ** 2 for p, q in zip(x, back, strict=True)], None
+    hidden, logit = forward(networks["d_xx"], x + list(back))
+    if score_by == "logits":
+        return None, -math.log(1.0 / (1.0 + math.exp(-logit[0])))
+    return None, _l1(forward(networks["d_xx"], x + x)[0], hidden)
 
 
 def ganomaly(networks, x):

@@ -41,7 +41,8 @@ common:
   only (ALAD by features or logits, GANomaly, SO-GAAL, MO-GAAL, Fence-GAN): their reasons then name
   "the columns together", and a column only where its state was never seen.
 - **Training** is the one training loop of the project. The weights kept are an exponential
-  moving average; losses that are not finite lead back to the last good snapshot; the learning
+  moving average; losses that are not finite lead back to the last good snapshot; averages from
+  before a judged generator got clearly worse are used in place of the last ones; the learning
   rate falls along a cosine. Nothing uses batch normalisation or dropout, as a row's score must
   depend on that row alone.
 - **One network each**, so `--calibration cross`, which takes an ensemble, is for the flagship
