@@ -118,6 +118,24 @@ def test_evaluate_calls_a_model_by_its_detector(
     assert list(found["detectors"]) == ["alad"]
 
 
+def test_stabilisers_of_the_flagship_are_set_and_stored(
+    machine_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    given = {"spectral_norm": True, "discriminator_steps": 2, "initialisation": "orthogonal"}
+    options = [part for k, v in given.items() for part in ("--set", f"{k}={v}")]
+    fit = ("fit", str(machine_files[0]), "-m", str(tmp_path / "model"), *SHORT)
+    result = run(*fit, *options)
+    assert result.exit_code == 0, result.output
+    stored = Bundle.open(tmp_path / "model").manifest.parameters
+    assert {name: stored[name] for name in given} == given
+    shown = run("inspect", "-m", str(tmp_path / "model")).stdout
+    assert ["spectral_norm", "True"] in [line.split() for line in shown.splitlines()]
+    refused = run(*fit[:2], "-m", str(tmp_path / "other"), "--set", "label_smoothing=0.1")
+    assert refused.exit_code == 2
+    assert "objective 'relativistic' has no labels to smooth" in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_context_is_named_by_its_columns(
     machine_files: tuple[Path, Path], tmp_path: Path
 ) -> None:
