@@ -33,7 +33,15 @@ from anomgan.errors import OutputError, TrainingError, UsageError
 from anomgan.evaluation.baselines import Detector
 from anomgan.evaluation.metrics import auroc, average_precision, false_alarm_rate
 
-__all__ = ["FALSE_ALARM_RATE", "Case", "LabelledSplit", "Run", "read_runs", "run_benchmark"]
+__all__ = [
+    "FALSE_ALARM_RATE",
+    "Case",
+    "LabelledSplit",
+    "Run",
+    "distinct",
+    "read_runs",
+    "run_benchmark",
+]
 
 FALSE_ALARM_RATE: Final = 0.01
 """The rate that every method is asked for; the realised one is reported."""
@@ -220,6 +228,24 @@ def run_benchmark(
     return tuple(found[task.key] for task in tasks)
 
 
+def distinct(rows: Any) -> tuple[Any, NDArray[np.intp]]:
+    """Leave copies of rows out.
+
+    Parameters
+    ----------
+    rows : array [n, d] or pandas.DataFrame
+
+    Returns
+    -------
+    tuple
+        Distinct rows in order of appearance, [a, d], and the place of every row among them, [n].
+    """
+    frame = pd.DataFrame(rows)
+    place = frame.groupby(list(frame.columns), sort=False, dropna=False).ngroup().to_numpy()
+    first = np.unique(place, return_index=True)[1]
+    return (rows.iloc[first] if isinstance(rows, pd.DataFrame) else rows[first]), place
+
+
 def read_runs(path: str | os.PathLike[str]) -> tuple[Run, ...]:
     """Read the runs of a results file; a last line cut short by a kill is left out.
 
@@ -369,7 +395,7 @@ def _run(task: _Task) -> Run:
 
 
 def _measured(run: Run, detector: Detector, split: LabelledSplit, case: Case) -> Run:
-    rows, place = _once(split.X_test) if case.score_once else (split.X_test, slice(None))
+    rows, place = distinct(split.X_test) if case.score_once else (split.X_test, slice(None))
     started = time.perf_counter()
     detector.fit(split.X_train)
     fitted = time.perf_counter()
@@ -389,11 +415,3 @@ def _measured(run: Run, detector: Detector, split: LabelledSplit, case: Case) ->
         precision=right / max(1.0, float(called.sum())),
         recall=right / float(split.y_test.sum()),
     )
-
-
-def _once(rows: Any) -> tuple[Any, NDArray[np.intp]]:
-    """Return distinct rows in order of appearance, and the place of every row among them."""
-    frame = pd.DataFrame(rows)
-    place = frame.groupby(list(frame.columns), sort=False, dropna=False).ngroup().to_numpy()
-    first = np.unique(place, return_index=True)[1]
-    return (rows.iloc[first] if isinstance(rows, pd.DataFrame) else rows[first]), place

@@ -16,7 +16,7 @@ import pytest
 
 from anomgan.errors import OutputError, UsageError
 from anomgan.evaluation.baselines import DEFAULT_METHODS, detectors
-from anomgan.evaluation.benchmark import Case, Run, _once, read_runs, run_benchmark
+from anomgan.evaluation.benchmark import Case, Run, distinct, read_runs, run_benchmark
 from anomgan_cli.benchmark_cases import suite_cases
 
 
@@ -287,6 +287,6 @@ def test_copies_are_scored_once_and_judged_each(tmp_path: Path) -> None:
 
 def test_copies_in_an_array_are_found() -> None:
     rows = np.array([[1.0, np.nan], [0.0, 2.0], [1.0, np.nan], [0.0, 3.0]])
-    distinct, place = _once(rows)
-    np.testing.assert_array_equal(distinct, rows[[0, 1, 3]])
-    np.testing.assert_array_equal(distinct[place], rows)
+    kept, place = distinct(rows)
+    np.testing.assert_array_equal(kept, rows[[0, 1, 3]])
+    np.testing.assert_array_equal(kept[place], rows)
