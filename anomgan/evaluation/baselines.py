@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from io import StringIO
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,10 @@ from anomgan.groups import row_p_values
 from anomgan.presets import DETECTOR_NAMES
 from anomgan.tables import Schema, open_table
 from anomgan.tables.readers import Batch
+
+if TYPE_CHECKING:
+    from anomgan.fitting import FittedModel
+    from anomgan.serving.scorer import Scorer
 
 __all__ = [
     "DEFAULT_METHODS",
@@ -176,11 +180,15 @@ class OwnDetector:
         Of `anomgan.presets.DETECTOR_NAMES`.
     parameters : mapping
         Its other parameters.
+    exported : bool
+        Score by the exported graph in onnxruntime, as users do, instead of by torch; the export is
+        then part of the fit.
     """
 
     seed: int
     name: str = DETECTOR_NAMES[0]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    exported: bool = False
 
     def __post_init__(self) -> None:
         from anomgan.estimator import detector_class  # here: to load torch is no part of a fit
@@ -190,10 +198,13 @@ class OwnDetector:
     def fit(self, X: Any) -> Self:
         """Learn from normal rows; calibration rows are held out inside."""
         self._detector.fit(X)
+        self._scorer = _exported(self._detector.model_) if self.exported else None
         return self
 
     def score(self, X: Any) -> Numbers:
         """Score rows, float64 [n]."""
+        if self._scorer is not None:
+            return self._scorer.score(X).score.astype(np.float64)
         scores: Numbers = self._detector.anomaly_score(X)
         return scores
 
@@ -201,6 +212,17 @@ class OwnDetector:
         """Return the model's own p-values of its scores, float64 [n]."""
         calibrator = self._detector.model_.calibrator
         return row_p_values(calibrator, scores.astype(np.float32), None)
+
+
+def _exported(fitted: FittedModel) -> Scorer:
+    """Open the graph that a model is exported as, one call at a time."""
+    from anomgan.persistence import export_scorer
+    from anomgan.serving.providers import make_session
+    from anomgan.serving.scorer import Scorer
+
+    graph, _, _ = export_scorer(fitted, created_at="now")
+    session, note = make_session(graph, providers="cpu")
+    return Scorer(session, source="the exported graph", provider_note=note, threads=1)
 
 
 def _neighbours(known: Numbers, seed: int, *, k: int, pick: Callable[[Numbers], Numbers]) -> Fitted:
@@ -291,7 +313,10 @@ def fit_numbers(name: str, known: Numbers, seed: int) -> Fitted:
 
 
 def detectors(
-    names: Sequence[str], parameters: Mapping[str, Any] | None = None
+    names: Sequence[str],
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    exported: bool = False,
 ) -> dict[str, Callable[[int], Detector]]:
     """Return what makes each named detector from a seed, by the label that results carry.
 
@@ -302,6 +327,8 @@ def detectors(
     parameters : mapping, optional
         Parameters of our detectors among them. They become part of the label, as
         ``anomgan(n_steps=20)``, so that runs with other parameters are other runs.
+    exported : bool
+        Whether ours score by their exported graphs.
 
     Raises
     ------
@@ -327,7 +354,9 @@ def detectors(
     for name in names:
         if name in DETECTOR_NAMES:
             own = dict(parameters or {})
-            made[_label(name, own)] = partial(OwnDetector, name=name, parameters=own)
+            made[_label(name, own)] = partial(
+                OwnDetector, name=name, parameters=own, exported=exported
+            )
         else:
             made[name] = partial(Baseline, _FITTERS[name])
     return made

@@ -290,3 +290,19 @@ def test_copies_in_an_array_are_found() -> None:
     kept, place = distinct(rows)
     np.testing.assert_array_equal(kept, rows[[0, 1, 3]])
     np.testing.assert_array_equal(kept[place], rows)
+
+
+@pytest.mark.parametrize("name", ["anomgan", "anogan"])
+def test_exported_graphs_score_as_torch_does(name: str) -> None:
+    """On the seeded toy split; to rounding, and by another path."""
+    split = _split(0)
+    values = {"n_steps": 10} | ({"inversion_steps": 20} if name == "anogan" else {})
+    found = [
+        next(iter(detectors([name], values, exported=exported).values()))(0)
+        .fit(split.X_train)
+        .score(split.X_test)
+        for exported in (False, True)
+    ]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+    assert found[1].dtype == np.float64
+    assert not np.array_equal(found[1], found[0])

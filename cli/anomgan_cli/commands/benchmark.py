@@ -113,6 +113,10 @@ Output = Annotated[
 Jobs = Annotated[
     int, typer.Option("-j", "--jobs", metavar="N", min=1, help="Processes, one thread each.")
 ]
+Exported = Annotated[
+    bool,
+    typer.Option("--exported", help="Score ours by the exported ONNX graph instead of by torch."),
+]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in markdown.")]
 
 
@@ -132,6 +136,7 @@ def accuracy(
     parameters: Parameters = None,
     output: Output = "benchmark-accuracy.csv",
     jobs: Jobs = 1,
+    exported: Exported = False,
     markdown: Markdown = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -153,7 +158,7 @@ def accuracy(
     from anomgan.evaluation.summary import summarise
     from anomgan_cli.render import benchmark_progress, say_failures, write_summary
 
-    factories = detectors(_split(methods) or DEFAULT_METHODS, values)
+    factories = detectors(_split(methods) or DEFAULT_METHODS, values, exported=exported)
     try:
         with benchmark_progress(quiet=quiet) as progress:
             runs = run_benchmark(cases, factories, numbers, output, jobs=jobs, progress=progress)
