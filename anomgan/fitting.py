@@ -1,6 +1,7 @@
 """`fit`, a straight walk: rows -> split -> encode -> train -> freeze -> calibrate -> judge.
 
-The networks never see the calibration rows, and the calibrator never sees a network.
+The networks never learn from the calibration rows, and the calibrator never sees a network. What
+these rows may do is to have a network replaced that went wrong (`anomgan.training.selection`).
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from anomgan.learning import (
     FitControl,
     Learnt,
     distinct_rows,
+    evenly,
     far_auroc,
     gaussian_distance,
     generator_facts,
@@ -190,12 +191,7 @@ def train(
         discriminator_width=parameters.discriminator_width,
         n_noise_levels=scale.n_levels,
     )
-    networks = TabularNetworks(
-        sizes,
-        generator=generator,
-        scheme=parameters.initialisation,
-        spectral_norm=parameters.spectral_norm,
-    ).to(device)
+    networks = _networks(sizes, parameters, generator).to(device)
     draws = torch.Generator(device=device).manual_seed(torch_seed(seed) + 1)
     game = _game(networks, division.sampler(features, draws), scale, parameters)
     checkpointer = None
@@ -211,7 +207,7 @@ def train(
         plan=_plan(parameters, control, started),
         checkpointer=checkpointer,
         monitor=_coverage_monitor(unseen, made),
-        selection=_selection(unseen, made, sizes, seed, device),
+        selection=_selection(unseen, made, sizes, parameters, seed, device),
     )
     record = trainer.run(progress=control.progress, stop_requested=control.stop_requested)
     if record.stopped_by_deadline:
@@ -219,6 +215,18 @@ def train(
     memory = Memory(rows, counts, scale.kernel_width).with_peak()
     position = position[division.calibrating]
     return Trained(networks, game, scale, division, apart, memory, position, record)
+
+
+def _networks(
+    sizes: TabularSizes, parameters: FlagshipParameters, draws: torch.Generator
+) -> TabularNetworks:
+    """Make the networks of all members, initialised from `draws`, on the CPU."""
+    return TabularNetworks(
+        sizes,
+        generator=draws,
+        scheme=parameters.initialisation,
+        spectral_norm=parameters.spectral_norm,
+    )
 
 
 def _unseen(division: Division, apart: Tensor) -> list[Tensor]:
@@ -277,7 +285,7 @@ def _coverage_monitor(
     unseen: Sequence[Tensor], made: Callable[[], Tensor]
 ) -> Callable[[], dict[str, float]]:
     """Measure how much of the rows that it never saw each generator reaches."""
-    real = [rows[:MONITOR_ROWS] for rows in unseen]
+    real = [evenly(rows, MONITOR_ROWS) for rows in unseen]
 
     def measure() -> dict[str, float]:
         reached = [
@@ -294,6 +302,7 @@ def _selection(
     unseen: Sequence[Tensor],
     made: Callable[[], Tensor],
     sizes: TabularSizes,
+    parameters: FlagshipParameters,
     seed: int,
     device: torch.device,
 ) -> Selection | None:
@@ -304,7 +313,7 @@ def _selection(
 
     def fresh(member: int, restart: int) -> list[Tensor]:
         draws = torch.Generator().manual_seed(torch_seed(seed, restart, member))
-        return list(TabularNetworks(sizes, generator=draws).to(device).parameters())
+        return list(_networks(sizes, parameters, draws).to(device).parameters())
 
     return Selection(judge, fresh=fresh)
 
@@ -409,7 +418,9 @@ def _read_out(trained: Trained) -> MLPWeights:
 @torch.no_grad()
 def judge_training(trained: Trained, score: FrozenScore, scores: Tensor) -> Health:
     """Judge each generator on rows that it never saw, and the score on all of these."""
-    unseen = [rows[:HEALTH_ROWS] for rows in _unseen(trained.division, trained.apart.features)]
+    unseen = [
+        evenly(rows, HEALTH_ROWS) for rows in _unseen(trained.division, trained.apart.features)
+    ]
     n = max(map(len, unseen))
     facts = {
         "finite_scores": float(bool(torch.isfinite(scores).all())),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anomgan.errors import UsageError
 from anomgan.evaluation.generator_quality import frechet_distance, recall, sliced_wasserstein
-from anomgan.scoring.memory import leave_one_out_nearest
+from anomgan.scoring.memory import leave_one_out_nearest, spread
 from anomgan.scoring.program import RowScore
 from anomgan.training.checkpoints import Checkpointer
 from anomgan.training.health import (
@@ -36,6 +36,7 @@ __all__ = [
     "Learnt",
     "choose_device",
     "distinct_rows",
+    "evenly",
     "far_auroc",
     "gaussian_distance",
     "generator_facts",
@@ -234,6 +235,15 @@ def nearest_distances(memory: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.cat(parts)
 
 
+def evenly(rows: Tensor, most: int) -> Tensor:
+    """Return `most` of some rows [n, ...], or all, evenly spread over their order.
+
+    Calibrating rows stand in the order of the table, which is often that of time or of machines:
+    the first of them are of one kind.
+    """
+    return rows[spread(len(rows), most).to(rows.device)]
+
+
 @torch.no_grad()
 def generator_facts(unseen: Sequence[Tensor], generated: Tensor) -> dict[str, float]:
     """Measure generators against normal rows that they never saw; the weakest decides.
@@ -278,8 +288,8 @@ def generator_judge(unseen: Sequence[Tensor], generate: Callable[[], Tensor]) ->
     Parameters
     ----------
     unseen : sequence of Tensor [n_k, d]
-        Of each member; the first `MONITOR_ROWS` are looked at. With fewer than `FEWEST_JUDGED` it
-        is not judged.
+        Of each member; `MONITOR_ROWS` of them are looked at. With fewer than `FEWEST_JUDGED` it is
+        not judged.
     generate : callable
         Gives rows [m, n, d] by the networks as they stand, as many as there are unseen ones, and
         always from the same codes.
@@ -289,7 +299,7 @@ def generator_judge(unseen: Sequence[Tensor], generate: Callable[[], Tensor]) ->
     Judge or None
         None where no member can be judged.
     """
-    real = [rows[:MONITOR_ROWS] for rows in unseen]
+    real = [evenly(rows, MONITOR_ROWS) for rows in unseen]
     if max(map(len, real)) < FEWEST_JUDGED:
         return None
 
@@ -311,13 +321,13 @@ def far_auroc(score: RowScore, rows: Tensor, scores: Tensor) -> float:
     ----------
     score : RowScore
     rows : Tensor [v, d]
-        The first `HEALTH_ROWS` are thrown.
+        `HEALTH_ROWS` of them are thrown.
     scores : Tensor [v]
         Of the rows in place.
     """
-    real = rows[:HEALTH_ROWS]
+    real, scores = evenly(rows, HEALTH_ROWS), evenly(scores, HEALTH_ROWS)
     coins = torch.randint(2, real.shape, generator=torch.Generator().manual_seed(0))
     no_surprise = torch.zeros(len(real), score.n_columns)
     thrown = score.scores(real + FAR_AWAY * (2.0 * coins - 1.0), no_surprise)
-    above = thrown.unsqueeze(1) > scores[: len(real)].unsqueeze(0)
+    above = thrown.unsqueeze(1) > scores.unsqueeze(0)
     return float(above.float().mean())

@@ -7,10 +7,13 @@ accuracy --set KEY=VALUE`` puts another value beside it.
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final
+
+import numpy as np
 
 from anomgan.errors import UsageError
 
@@ -19,6 +22,7 @@ __all__ = [
     "DETECTOR_NAMES",
     "INITIALISATIONS",
     "MEMBERS",
+    "OBJECTIVE_NAMES",
     "SMOOTHED_OBJECTIVES",
     "FlagshipParameters",
     "plain_values",
@@ -32,18 +36,30 @@ folds, and five leave each member 80 % of the rows, as many as it has with "spli
 INITIALISATIONS: Final = ("he", "xavier", "orthogonal", "normal")
 """Keys of `anomgan.nets.initialisation.INITIALISERS`, known here without torch."""
 
+OBJECTIVE_NAMES: Final = (
+    "minimax",
+    "non-saturating",
+    "wasserstein",
+    "hinge",
+    "least-squares",
+    "energy-based",
+    "relativistic",
+)
+"""Keys of `anomgan.training.objectives.OBJECTIVES`, known here without torch."""
+
 SMOOTHED_OBJECTIVES: Final = ("minimax", "non-saturating", "least-squares")
 """Keys of `anomgan.training.objectives.SMOOTHED`, known here without torch."""
 
+_UNSMOOTHED: Final = frozenset(OBJECTIVE_NAMES) - frozenset(SMOOTHED_OBJECTIVES)
 _MOST_UNROLLED: Final = 10
 """`anomgan.training.unrolling.MAX_UNROLLED_STEPS`, known here without torch."""
 
 
-_KINDS: dict[str, tuple[type, str]] = {
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "int": (numbers.Integral, "a whole number"),
     "float": (numbers.Real, "a number"),
     "str": (str, "a word"),
-    "bool": (bool, "True or False"),
+    "bool": ((bool, np.bool_), "True or False"),
 }
 
 
@@ -56,14 +72,17 @@ def type_faults(parameters: Any) -> list[str]:
             continue
         kind, words = _KINDS[kinds[0]]
         # To Python a truth value is a number; to us it is none.
-        if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
+        truth = isinstance(value, bool | np.bool_)
+        if truth != (kinds[0] == "bool") or not isinstance(value, kind):
             faults.append(f"{f.name} is {value!r}, it must be {words}")
+        elif isinstance(value, float | np.floating) and not math.isfinite(value):
+            faults.append(f"{f.name} is {value}, it must be finite")
     return faults
 
 
 def plain_values(parameters: Any) -> dict[str, Any]:
     """Return the fields of a dataclass by name, numbers as Python's own: numpy's are no JSON."""
-    plain: dict[str, type] = {"int": int, "float": float}
+    plain: dict[str, type] = {"int": int, "float": float, "bool": bool}
     values = {}
     for f in fields(parameters):
         value, kind = getattr(parameters, f.name), str(f.type).split(" | ")[0]
@@ -211,7 +230,7 @@ class FlagshipParameters:
             )
         if not 0.0 <= self.label_smoothing < 1.0:
             faults.append(f"label_smoothing is {self.label_smoothing}, it must lie in [0, 1)")
-        elif self.label_smoothing and self.objective not in SMOOTHED_OBJECTIVES:
+        elif self.label_smoothing and self.objective in _UNSMOOTHED:
             faults.append(
                 f"label_smoothing is {self.label_smoothing}, and objective {self.objective!r} has "
                 f"no labels to smooth: leave it at 0, or choose an objective of "

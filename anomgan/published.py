@@ -27,6 +27,7 @@ from anomgan.learning import (
     FitControl,
     Learnt,
     distinct_rows,
+    evenly,
     far_auroc,
     generator_facts,
     generator_judge,
@@ -113,7 +114,7 @@ def _trainer(
     fingerprint: str,
     started: float,
 ) -> Trainer:
-    unseen = apart.features[:MONITOR_ROWS].to(sampler.data.device)
+    unseen = evenly(apart.features, MONITOR_ROWS).to(sampler.data.device)
     made = _made(game.networks, detector, unseen)
     judge = None if made is None else generator_judge([unseen], made)
 
@@ -238,7 +239,7 @@ def _health_facts(
         "calibration_rows": float(len(scores)),
         "generator": float(detector.judged),
     }
-    real = apart.features[:HEALTH_ROWS]
+    real = evenly(apart.features, HEALTH_ROWS)
     codes = _codes(len(real), detector.latent_dim)
     device = next(networks.parameters()).device
     generated = detector.generate(networks, codes.to(device))

@@ -167,7 +167,8 @@ class Conditional(Detector):
         if not isinstance(networks, _Networks):
             return None
         n = codes.shape[1]
-        places = torch.arange(n, device=codes.device) % len(networks.rows)
+        # Evenly over the training rows: in tables in order the first ones have one context.
+        places = torch.arange(n, device=codes.device) * len(networks.rows) // n
         x = networks.box(networks.rows[places].unsqueeze(0))
         return networks.joined(networks.make(codes, networks.context(x)), x)
 

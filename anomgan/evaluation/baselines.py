@@ -328,13 +328,14 @@ def detectors(
         Parameters of our detectors among them. They become part of the label, as
         ``anomgan(n_steps=20)``, so that runs with other parameters are other runs.
     exported : bool
-        Whether ours score by their exported graphs.
+        Whether ours score by their exported graphs. That is part of the label too, as
+        ``anomgan(exported)``.
 
     Raises
     ------
     UsageError
-        A method or a parameter is unknown, PyOD is asked for and not installed, or parameters are
-        given without anomgan.
+        A method or a parameter is unknown, PyOD is asked for and not installed, or parameters or
+        exported graphs are asked for without a detector of ours.
     """
     faults = [
         f"unknown method {name!r}; the methods are {', '.join(METHODS)}"
@@ -348,13 +349,15 @@ def detectors(
             f"pip install 'anomgan[{_PYOD_EXTRA}]'"
         )
     faults += _parameter_faults(names, parameters or {})
+    if exported and not set(names) & set(DETECTOR_NAMES):
+        faults.append("exported graphs are asked for, but no detector of ours is compared")
     if faults:
         raise UsageError("\n".join(faults), faults)
     made: dict[str, Callable[[int], Detector]] = {}
     for name in names:
         if name in DETECTOR_NAMES:
             own = dict(parameters or {})
-            made[_label(name, own)] = partial(
+            made[_label(name, own, exported=exported)] = partial(
                 OwnDetector, name=name, parameters=own, exported=exported
             )
         else:
@@ -362,9 +365,10 @@ def detectors(
     return made
 
 
-def _label(name: str, parameters: Mapping[str, Any]) -> str:
-    shown = ";".join(f"{key}={value}" for key, value in sorted(parameters.items()))
-    return f"{name}({shown})" if shown else name
+def _label(name: str, parameters: Mapping[str, Any], *, exported: bool) -> str:
+    shown = [f"{key}={value}" for key, value in sorted(parameters.items())]
+    shown += ["exported"] if exported else []
+    return f"{name}({';'.join(shown)})" if shown else name
 
 
 def _parameter_faults(names: Sequence[str], parameters: Mapping[str, Any]) -> list[str]:

@@ -48,6 +48,11 @@ Path = Literal["slerp", "lerp"]
 
 _NEIGHBOURS = 5
 _PROJECTIONS = 128
+_ROUNDING = 1e-6
+"""Share of its mean below which a column's deviation is rounding: features are float32."""
+_FARTHEST = 1e3
+"""Deviations beyond which rows are equally far from all modes: squares over the mixture's least
+variance still leave digits to tell modes by."""
 _MODES = 10
 """Classes of the mixture where none are handed in; images of the inception score have 10 too
 (CIFAR-10, Salimans et al., 2016, section 6)."""
@@ -187,7 +192,15 @@ def mixture_classes(real: Tensor, *, n_classes: int = _MODES, seed: int = 0) -> 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    rows = real.double().cpu()
+    # The mixture has a floor of variances, 1e-6: huge columns would drown it, or it small ones.
+    middle = real.double().cpu().mean(dim=0)
+    scale = real.double().cpu().std(dim=0, unbiased=False)
+    scale[scale <= _ROUNDING * middle.abs()] = 1.0
+
+    def standardised(rows: Tensor) -> Tensor:
+        return ((rows.double().cpu() - middle) / scale).clamp(-_FARTHEST, _FARTHEST)
+
+    rows = standardised(real)
     n_classes = min(n_classes, len(torch.unique(rows, dim=0)))
     mixture = GaussianMixture(n_classes, covariance_type="diag", random_state=seed)
     with warnings.catch_warnings():  # a mixture that has not quite converged still names modes
@@ -195,7 +208,7 @@ def mixture_classes(real: Tensor, *, n_classes: int = _MODES, seed: int = 0) -> 
         mixture.fit(rows.numpy())
 
     def classify(rows: Tensor) -> Tensor:
-        return torch.from_numpy(mixture.predict_proba(rows.double().cpu().numpy()))
+        return torch.from_numpy(mixture.predict_proba(standardised(rows).numpy()))
 
     return classify
 

@@ -106,9 +106,15 @@ def row_generators(fitted: FittedModel, *, asked: str) -> RowGenerators:
             lambda rows: score.encoder.member(0)(rows.unsqueeze(0))[0],
             lambda rows: score.discriminator.activations(rows)[-2],
         )
-    # An imputer is called a generator too, and gives as many values; it takes rows, not codes.
-    judged = isinstance(fitted.parameters, Detector) and fitted.parameters.judged
-    networks = score.networks if isinstance(score, ProgramScore) and judged else {}
+    # An imputer is called a generator too, and gives as many values; it takes rows, not codes. And
+    # one that makes rows in a way of its own needs more than a code.
+    detector = fitted.parameters
+    plain = (
+        isinstance(detector, Detector)
+        and detector.judged
+        and type(detector).generate is Detector.generate
+    )
+    networks = score.networks if isinstance(score, ProgramScore) and plain else {}
     generator, encoder = networks.get("generator"), networks.get("encoder")
     d = len(score.feature_column)
     if not isinstance(score, ProgramScore) or generator is None or generator.widths[-1] != d:

@@ -197,7 +197,7 @@ class Selection:
             logger.warning(
                 "member %d has got worse since step %d (quality %.2f, at step %d %.2f): its "
                 "weights of then are used",
-                k,
+                k + 1,
                 state.steps[k],
                 state.qualities[k],
                 step,
@@ -270,7 +270,7 @@ class Selection:
             logger.warning(
                 "member %d has collapsed at step %d (quality %.2f, the best member's %.2f): it "
                 "starts anew",
-                k,
+                k + 1,
                 step,
                 qualities[k],
                 best,

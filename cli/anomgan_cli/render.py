@@ -86,7 +86,11 @@ def table(
 
 
 def _is_number(text: str) -> bool:
-    return text.replace(" ", "").replace(".", "", 1).replace("e-", "", 1).isdigit() or text == "-"
+    try:
+        float(text.replace(" ", ""))
+    except ValueError:
+        return text == "-"
+    return True
 
 
 def count(n: int, noun: str) -> str:

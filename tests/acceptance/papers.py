@@ -47,7 +47,7 @@ def table(runs: list[Run]) -> tuple[list[str], dict[tuple[str, str], float]]:
         f1 = np.array([run.f1 for run in own])
         means[name, method] = float(f1.mean())
         spread = f"{f1.std(ddof=1):.4f}" if len(f1) > 1 else "-"
-        printed = PRINTED.get((name, method))
+        printed = PRINTED.get((name, method.partition("(")[0]))
         lines.append(
             f"| {name} | {protocol} | {method} | {len(own)} "
             f"| {np.mean([run.precision for run in own]):.4f} "

@@ -293,16 +293,22 @@ def test_copies_in_an_array_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", ["anomgan", "anogan"])
-def test_exported_graphs_score_as_torch_does(name: str) -> None:
-    """On the seeded toy split; to rounding, and by another path."""
+def test_exported_graphs_score_as_torch_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the seeded toy split; to rounding, and by onnxruntime alone."""
     split = _split(0)
     values = {"n_steps": 10} | ({"inversion_steps": 20} if name == "anogan" else {})
-    found = [
-        next(iter(detectors([name], values, exported=exported).values()))(0)
-        .fit(split.X_train)
-        .score(split.X_test)
-        for exported in (False, True)
-    ]
-    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
-    assert found[1].dtype == np.float64
-    assert not np.array_equal(found[1], found[0])
+    found = {}
+    for exported in (False, True):
+        ((label, make),) = detectors([name], values, exported=exported).items()
+        assert label.endswith(";exported)") == exported
+        detector = make(0).fit(split.X_train)
+        if exported:
+            monkeypatch.setattr(detector._detector, "anomaly_score", None)
+        found[exported] = detector.score(split.X_test)
+    np.testing.assert_allclose(found[True], found[False], rtol=1e-4)
+    assert found[True].dtype == np.float64
+
+
+def test_exported_graphs_of_others_are_refused() -> None:
+    with pytest.raises(UsageError, match="no detector of ours is compared"):
+        detectors(["iforest"], exported=True)

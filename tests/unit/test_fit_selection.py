@@ -16,8 +16,12 @@ from anomgan.bundle import Bundle
 from anomgan.detectors.alad import ALAD
 from anomgan.detectors.anomgan import FlagshipGame
 from anomgan.detectors.base import Game
+from anomgan.flagship import _selection
+from anomgan.learning import generator_judge, torch_seed
 from anomgan.literature import FACES
 from anomgan.nets.batched import BatchedMLP
+from anomgan.nets.tabular import TabularNetworks, TabularSizes
+from anomgan.presets import FlagshipParameters
 from anomgan.published import _first_kept
 from anomgan.training.loop import Phase
 
@@ -35,10 +39,14 @@ def flagship(**options: Any) -> GANDetector:
     return GANDetector(n_steps=400, random_state=0, device="cpu", **narrow, **options).fit(X)
 
 
+@pytest.mark.parametrize("options", [{}, {"spectral_norm": True, "initialisation": "xavier"}])
 def test_a_collapsed_member_of_a_fit_recovers_and_the_model_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    plain = flagship().model_
+    plain = flagship(**options).model_
     phases = FlagshipGame.phases
 
     def held(game: FlagshipGame) -> tuple[Phase, ...]:
@@ -50,9 +58,9 @@ def test_a_collapsed_member_of_a_fit_recovers_and_the_model_says_so(
         return (*others, replace(generator, after=after))
 
     monkeypatch.setattr(FlagshipGame, "phases", held)
-    detector = flagship()
+    detector = flagship(**options)
     model = detector.model_
-    assert "member 0 has collapsed at step 100" in caplog.text
+    assert "member 1 has collapsed at step 100" in caplog.text
     assert model.health.verdict == plain.health.verdict == "healthy"
     assert model.health.reasons == ()
     assert model.health.facts["restarts"] == 1.0
@@ -86,7 +94,7 @@ def test_a_generator_that_falls_late_is_left_with_earlier_averages(
     model = FACES["alad"](n_steps=400, random_state=0, device="cpu").fit(X).model_
     (step,) = model.record.weights_from_step
     assert 120 <= step < 300
-    assert f"member 0 has got worse since step {step}" in caplog.text
+    assert f"member 1 has got worse since step {step}" in caplog.text
     assert model.health.facts["weights_from_step"] == step
     assert model.health.facts["coverage"] > 0.5
     assert model.facts["weights_from_step"] == [step]
@@ -106,3 +114,36 @@ def test_averages_count_from_well_within_the_last_stage() -> None:
 
     assert _first_kept(game(0.0, 0.0)) == pytest.approx(0.3)
     assert _first_kept(game(0.0, 0.5)) == pytest.approx(0.65)
+
+
+def test_tables_in_order_are_judged_by_all_of_their_rows() -> None:
+    """Eight machines one after the other: a generator of the first alone has collapsed."""
+    rng = torch.Generator().manual_seed(0)
+    machines = 10.0 * torch.randn((8, 3), generator=rng)
+
+    def rows_of(machine: torch.Tensor) -> torch.Tensor:
+        return machines[machine] + 0.3 * torch.randn((len(machine), 3), generator=rng)
+
+    calibrating = rows_of(torch.arange(8).repeat_interleave(250))
+    healthy = rows_of(torch.randint(8, (128,), generator=rng))
+    collapsed = rows_of(torch.zeros(128, dtype=torch.long))
+    judge = generator_judge([calibrating] * 2, lambda: torch.stack([healthy, collapsed]))
+    assert judge is not None
+    qualities = judge.measure()
+    assert qualities[0] > 0.8
+    assert qualities[1] < 0.2
+
+
+@pytest.mark.parametrize("scheme", ["xavier", "normal"])
+def test_a_fresh_member_is_initialised_as_the_first_ones_were(scheme: str) -> None:
+    parameters = FlagshipParameters(initialisation=scheme, spectral_norm=True)
+    sizes = TabularSizes(2, 4, 3, 8, 8, 7)
+    unseen = [torch.randn(40, 4, generator=torch.Generator().manual_seed(0))] * 2
+    device = torch.device("cpu")
+    selection = _selection(unseen, lambda: torch.stack(unseen), sizes, parameters, 5, device)
+    assert selection is not None
+    assert selection.fresh is not None
+    draws = torch.Generator().manual_seed(torch_seed(5, 1, 0))
+    first = TabularNetworks(sizes, generator=draws, scheme=scheme, spectral_norm=True)
+    for fresh, parameter in zip(selection.fresh(0, 1), first.parameters(), strict=True):
+        assert torch.equal(fresh, parameter)

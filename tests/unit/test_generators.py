@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,7 +11,7 @@ import torch
 from tiny_flagship import fitted
 
 from anomgan import GANDetector
-from anomgan.errors import InputError
+from anomgan.errors import InputError, UsageError
 from anomgan.estimator import detector_class
 from anomgan.evaluation.generator_quality import judge_generator
 from anomgan.evaluation.generators import IDEALS, _drawn, judge_on_rows, row_generators
@@ -91,3 +93,28 @@ def test_codes_and_rows_have_the_shapes_of_the_model() -> None:
     assert generators.encode(made[0]).shape == (5, 2)
     assert generators.features is not None
     assert generators.features(made).shape == (3, 5, 7)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda t: 1e7 * t,
+        lambda t: 1.5e8 + t,
+        lambda t: 1.7e9 + np.arange(len(t)),
+        lambda t: np.full(len(t), 1e300),
+    ],
+)
+def test_columns_of_huge_values_are_judged_too(broken: Any) -> None:
+    """As where seconds since 1970 stand in the place of scaled values."""
+    frame = table().to_pandas()
+    frame["x1"] = broken(frame["x1"].to_numpy())
+    with open_table(frame) as reader:
+        (member, _) = judge_on_rows(fitted(), reader).members
+    assert member.to_dict()["coverage"] <= 0.1
+
+
+def test_rows_that_need_more_than_a_code_are_not_taken_for_generated_ones() -> None:
+    for context in ((), ("x0",)):
+        model = detector_class("conditional")(context=context, n_steps=5, random_state=0)
+        with pytest.raises(UsageError, match="the detector conditional keeps none"):
+            row_generators(model.fit(table()).model_, asked="this")

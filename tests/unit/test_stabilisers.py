@@ -18,13 +18,18 @@ from torch import Tensor
 
 from anomgan import GANDetector, Scorer
 from anomgan.detectors.anomgan import FlagshipGame, GameWeights, Stabilisers
-from anomgan.errors import TrainingInterrupted
+from anomgan.errors import TrainingInterrupted, UsageError
 from anomgan.fitting import FitControl
 from anomgan.nets.initialisation import INITIALISERS
 from anomgan.nets.spectral import SpectralHead
 from anomgan.nets.tabular import TabularNetworks, TabularSizes
 from anomgan.persistence import export_scorer
-from anomgan.presets import INITIALISATIONS, SMOOTHED_OBJECTIVES, FlagshipParameters
+from anomgan.presets import (
+    INITIALISATIONS,
+    OBJECTIVE_NAMES,
+    SMOOTHED_OBJECTIVES,
+    FlagshipParameters,
+)
 from anomgan.training.checkpoints import Checkpointer
 from anomgan.training.loop import Trainer
 from anomgan.training.noise import InstanceNoise
@@ -276,6 +281,7 @@ def test_frozen_score_reads_the_normalised_discriminator() -> None:
 def test_names_of_presets_are_those_of_the_pieces() -> None:
     assert tuple(INITIALISERS) == INITIALISATIONS
     assert tuple(SMOOTHED) == SMOOTHED_OBJECTIVES
+    assert set(OBJECTIVES) == set(OBJECTIVE_NAMES)
     smoothed = {n for n, k in OBJECTIVES.items() if "smoothing" in inspect.signature(k).parameters}
     assert set(SMOOTHED) == smoothed
     assert all(OBJECTIVES[name] is kind for name, kind in SMOOTHED.items())
@@ -349,3 +355,22 @@ def test_a_resumed_fit_with_everything_is_the_same_model(tmp_path: Path) -> None
     parts = fit(resume=True, stop_at=None)
     for key, tensor in whole.model_.networks.items():
         assert torch.equal(tensor, parts.model_.networks[key]), key
+
+
+@pytest.mark.parametrize("name", ["instance_noise", "discriminator_rate", "learning_rate"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), np.float64("inf")])
+def test_endless_numbers_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"{name} is (inf|nan), it must be finite"):
+        FlagshipParameters(**{name: value})
+
+
+def test_truth_values_of_numpy_are_taken_and_stored_as_plain_ones() -> None:
+    stored = FlagshipParameters(spectral_norm=np.True_).to_dict()
+    assert stored["spectral_norm"] is True
+    with pytest.raises(UsageError, match=r"n_steps is np\.True_, it must be a whole number"):
+        FlagshipParameters(n_steps=np.True_)
+
+
+def test_an_unknown_objective_is_not_said_to_have_no_labels() -> None:
+    with pytest.raises(UsageError, match="'nope' is not known"):
+        GANDetector(**SHORT, objective="nope", label_smoothing=0.1).fit(rows())

@@ -83,7 +83,7 @@ def test_who_gets_worse_late_is_left_with_earlier_averages(
     (said,) = caplog.records
     best = qualities(trainer)[1]
     assert said.getMessage() == (
-        f"member 1 has got worse since step {second} (quality {best:.2f}, at step {N_STEPS} "
+        f"member 2 has got worse since step {second} (quality {best:.2f}, at step {N_STEPS} "
         f"{fallen:.2f}): its weights of then are used"
     )
     assert record.health_facts()["weights_from_step"] == second
@@ -212,7 +212,7 @@ def test_a_collapsed_member_starts_anew_and_recovers_and_the_other_one_does_not_
         assert torch.equal(own[1], other[1])
     (said,) = caplog.records
     assert said.levelno == logging.WARNING
-    assert "member 0 has collapsed at step 150" in said.getMessage()
+    assert "member 1 has collapsed at step 150" in said.getMessage()
 
 
 def test_a_member_starts_anew_with_weights_moments_and_averages_of_its_own() -> None:
@@ -395,7 +395,7 @@ def test_a_checkpoint_with_other_findings_is_refused(
         members_trainer(checkpointer=keeper(path)).run()
 
 
-def test_a_roll_back_goes_back_to_what_was_found_then() -> None:
+def test_a_training_goes_on_after_a_restart_and_a_roll_back() -> None:
     trainer = members_trainer(after=collapse(140))
     broken: list[int] = []
 
