@@ -19,6 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from anomgan import __version__
 from anomgan.evaluation.graph_cost import GraphCost, Product
 from anomgan.evaluation.timing import interleave
 from anomgan.export.graph import IR_VERSION, OPSET
@@ -228,7 +229,7 @@ def machine_facts() -> dict[str, str | int]:
         "usable cores": usable_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "anomgan": version("anomgan"),
+        "anomgan": __version__,
     }
     for name in _PACKAGES:
         try:

@@ -25,6 +25,8 @@ from anomgan.serving.outputs import AtomicFile
 
 __all__ = [
     "FAILED",
+    "MACHINE",
+    "RATE",
     "WHAT",
     "Case",
     "Figure",
@@ -32,6 +34,7 @@ __all__ = [
     "SpeedPlan",
     "figure",
     "plan_cases",
+    "read_facts",
     "read_figures",
     "run_speed",
 ]
@@ -192,8 +195,8 @@ class SpeedPlan:
 
 
 Measure = Callable[[Case, SpeedPlan, Path], "list[Figure]"]
-Progress = Callable[[int, int, Case, "Sequence[Figure]"], None]
-"""Called after every case with the cases done, the cases in all, the case and its figures."""
+Progress = Callable[[int, int, "Sequence[Figure]"], None]
+"""Called after every case with the cases done, the cases in all, and the case's figures."""
 
 
 def figure(
@@ -319,7 +322,7 @@ def run_speed(
             known += found
             _write(path, known)
             if progress is not None:
-                progress(done, len(cases), case, found)
+                progress(done, len(cases), found)
     return known
 
 

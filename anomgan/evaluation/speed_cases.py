@@ -45,7 +45,7 @@ COUNTED_ROWS: Final = 1024
 IMPORTS: Final = "imports alone"
 READ_AND_WRITE: Final = "reading and writing alone"
 COMMAND: Final = "anomgan score"
-_SHOWN_KINDS = 12
+OUTSIDE: Final = "outside matrix products"
 _FEW_ROWS = 64
 _MORE_CALLS = 10
 
@@ -227,12 +227,10 @@ def _graph_figures(case: Case, cost: GraphCost) -> list[Figure]:
 
 
 def _kind_figures(case: Case, times: Mapping[str, float], calls: int) -> list[Figure]:
-    """Shares of the nodes' own time, the largest kinds by name."""
+    """Return shares of the nodes' own time, all kinds by name, and those of all but products."""
     total = sum(times.values())
     outside = sum(t for kind, t in times.items() if kind not in PRODUCTS)
-    shown = list(times.items())[:_SHOWN_KINDS]
-    rows = [("outside matrix products", outside), *shown]
-    rows.append(("all other nodes", total - sum(t for _, t in shown)))
+    rows = [(OUTSIDE, outside), *times.items()]
     found = [_plain(case, kind, "share of node time", "%", 100 * t / total) for kind, t in rows]
     return [replace(f, repeats=calls) for f in found]
 
