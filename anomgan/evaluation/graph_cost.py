@@ -91,7 +91,8 @@ class GraphCost:
     products : dict of Product to int
         How often each shape was multiplied; empty products are left out.
     passes : dict of str to int
-        By type, bytes read and written by nodes that are no products and no views.
+        By type, bytes read and written by nodes that are no products and no views, and have no
+        transcendental function.
     expensive : dict of str to int
         By type, elements that went through a transcendental function.
     streamed : int
@@ -146,8 +147,10 @@ def count_graph(model: bytes, feed: Feed, *, rows: int) -> GraphCost:
             products[product] += 1 if product.flops else 0
         elif op not in CONTROL | _VIEWS:
             kind = outputs[0][0] if outputs else "float"
-            passes[kind] += _moved(op, inputs, outputs)
-            expensive[kind] += _elements(outputs[:1]) if op in _EXPENSIVE else 0
+            if op in _EXPENSIVE:  # at a rate that has its reading and writing in it
+                expensive[kind] += _elements(outputs[:1])
+            else:
+                passes[kind] += _moved(op, inputs, outputs)
     # A model's constants are nearly all of its bytes.
     streamed = len(model) + profile.moved
     found = {p: n for p, n in products.items() if n}

@@ -19,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
-from anomgan.errors import UsageError
+from anomgan.errors import OutputError, UsageError
 from anomgan.evaluation.timing import Timing
 from anomgan.serving.outputs import AtomicFile
 
@@ -339,7 +339,12 @@ def _measured(measure: Measure, case: Case, plan: SpeedPlan, folder: Path) -> li
 def _agree(path: Path, facts: dict[str, Any], *, begun: bool) -> None:
     """Keep the facts beside a new file; refuse to go on with one that has others."""
     if not begun:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and "threads" not in read_facts(path):
+            raise UsageError(f"{path} holds something else; name another CSV file with -o")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder of {path}: {error}") from error
         with AtomicFile(path) as file:
             file.write((json.dumps(facts, indent=2) + "\n").encode())
         return

@@ -16,14 +16,12 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
 from anomgan.estimator import GANDetector
 from anomgan.evaluation.baselines import Preparation, fit_numbers
 from anomgan.face import table_rows
 from anomgan.learning import FitControl
-from anomgan.scoring.frozen import FrozenScore
 from anomgan.serving import Scorer
 from anomgan.serving.providers import CUDA, cuda_unusable_reason, make_session
 from anomgan.tables import Schema, SchemaOptions
@@ -169,7 +167,10 @@ def make_model(
 
 
 def scoring_calls(model: Model, rows: Numbers) -> dict[str, Callable[[], object]]:
-    """Return a call of every contender that scores raw rows [n, d]; on CUDA where it works."""
+    """Return a call of every contender that scores raw rows [n, d]; ours on CUDA where it works.
+
+    The frozen score of torch is computed on the CPU, wherever it was trained.
+    """
     checked = Rows(rows, np.empty((len(rows), 0), dtype=object), None, 1)
     scaled = model.preparation.transform(rows)
     fitted = model.own.detector.model_
@@ -184,22 +185,7 @@ def scoring_calls(model: Model, rows: Numbers) -> dict[str, Callable[[], object]
         calls[f"anomgan onnxruntime {CUDA.removesuffix('ExecutionProvider')}"] = partial(
             session.run, None, {"numeric": rows}
         )
-    if torch.cuda.is_available() and isinstance(fitted.score, FrozenScore):
-        calls["anomgan torch CUDA"] = _on_cuda(fitted.score, fitted.encoder.transform(checked))
     return calls
-
-
-def _on_cuda(score: FrozenScore, encoded: Any) -> Callable[[], object]:
-    """Return a call that moves encoded rows to the GPU, scores them, and fetches the scores."""
-    tensors = {name: tensor.cuda() for name, tensor in score.tensors().items()}
-    own = FrozenScore.from_tensors(tensors, n_columns=score.n_columns, settings=score.settings)
-    features, surprise = (torch.from_numpy(a) for a in (encoded.features, encoded.surprise))
-
-    def call() -> object:
-        scored = own(features.cuda(), surprise.cuda())
-        return scored.score.cpu(), scored.contributions.cpu()
-
-    return call
 
 
 def pyod_is_installed() -> bool:

@@ -40,6 +40,8 @@ _BLOCK: Final = 20
 _PARTS: Final = 5
 """Parts of a series of calls, for the spread of its quantiles."""
 _MOST_ROUNDS: Final = 1000
+_MOST_BUDGETS: Final = 20.0
+"""Budgets after which a contender is left alone, however few its calls."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def interleave(
         Seconds that the slowest contender gets; the others have as many calls. A first call that
         is shorter is a warm-up and does not count.
     repeats : int
-        Fewest calls that count, whatever they take.
+        Fewest calls that count, but for a contender that has had 20 budgets.
     clock : callable
         Gives seconds.
 
@@ -95,16 +97,19 @@ def interleave(
         seconds = _timed(call, clock)
         if seconds > budget_s:  # what is that long gains nothing from a warm cache
             found[name].append(seconds)
-    while not _enough(found, budget_s, repeats):
-        for name, call in contenders.items():
-            found[name].append(_timed(call, clock))
+    while running := _running(found, budget_s, repeats):
+        for name in running:
+            found[name].append(_timed(contenders[name], clock))
     return {name: summarise_times(seconds) for name, seconds in found.items()}
 
 
-def _enough(found: Mapping[str, Sequence[float]], budget_s: float, repeats: int) -> bool:
-    fewest = min((len(seconds) for seconds in found.values()), default=_MOST_ROUNDS)
-    spent = max((math.fsum(seconds) for seconds in found.values()), default=0.0)
-    return fewest >= repeats and (spent >= budget_s or fewest >= _MOST_ROUNDS)
+def _running(found: Mapping[str, Sequence[float]], budget_s: float, repeats: int) -> list[str]:
+    """Return who takes part in another round: nobody once all have enough."""
+    spent = {name: math.fsum(seconds) for name, seconds in found.items()}
+    left = [name for name in found if spent[name] < _MOST_BUDGETS * budget_s]
+    fewest = min((len(found[name]) for name in left), default=_MOST_ROUNDS)
+    over = max(spent.values(), default=0.0) >= budget_s or fewest >= _MOST_ROUNDS
+    return [] if fewest >= repeats and over else left
 
 
 def latencies(
@@ -132,11 +137,12 @@ def latencies(
     for call in contenders.values():
         for _ in range(_BLOCK):
             call()
-    rounds = 0
-    while not _enough(found, budget_s, repeats * _BLOCK) and rounds < _MOST_ROUNDS:
+    for done in range(_MOST_ROUNDS):
+        spent = max((math.fsum(seconds) for seconds in found.values()), default=0.0)
+        if done >= repeats and spent >= budget_s:
+            break
         for name, call in contenders.items():
             found[name] += [_timed(call, clock) for _ in range(_BLOCK)]
-        rounds += 1
     return found
 
 

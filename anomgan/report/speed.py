@@ -83,10 +83,14 @@ one is faster.
 that what depends on the rows is in it. The *arithmetic floor* is its matrix products alone, each at
 the rate that onnxruntime reaches for its shape and type in a graph of nothing else. The *fuller
 limit* adds every other pass over numbers, by the bytes that it reads and writes at the rate of an
-addition in the cache, and every transcendental function at the rate of the exponential. Both are
-times that the same nodes do not go below. The *memory limit* is the model, the rows and the outputs
-once through memory: a model that stays in the cache can be faster. `% of` says how close a figure
-comes, 100 being the limit. For several threads a limit is that of one, divided.
+addition in the cache, and every transcendental function at the rate of the exponential: an estimate
+of what the same nodes cost at best, more than a bound; a score near it is made faster by other
+nodes, not by faster ones. The *memory limit* is the model, the rows and the outputs once through
+memory: a model that stays in the cache can be faster. `% of` says how close a figure comes, 100
+being the limit. For several threads a limit is that of one, divided.
+
+Where there is a GPU, training in torch and scoring in onnxruntime have lines for CUDA, without
+limits; a trained model scores in torch on the CPU alone.
 """
 
 
@@ -173,7 +177,8 @@ def _graph_sections(figures: Sequence[Figure]) -> list[Section]:
             "What the graph does to a row",
             ("counted", "unit", *headers),
             tuple((name, units[name], *cells) for name, cells in counted.items()),
-            "Products by type of number; `passes` are bytes that all other nodes read and write.",
+            "Products by type of number; `passes` are bytes that nodes read and write which have "
+            "neither products nor transcendental functions.",
         ),
         Section(
             "Where a call's time goes, % of the nodes' own time",

@@ -152,6 +152,10 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path) -> None:
         run(PLAN, tmp_path / "r.csv")
     with pytest.raises(UsageError, match="name a CSV file"):
         run(PLAN, tmp_path / "r.json")
+    (tmp_path / "mine.json").write_text('{"a": 1}')
+    with pytest.raises(UsageError, match="holds something else"):
+        run(PLAN, tmp_path / "mine.csv")
+    assert (tmp_path / "mine.json").read_text() == '{"a": 1}'
     with pytest.raises(UsageError, match="cannot read the facts"):
         read_facts(tmp_path / "nowhere.json")
 

@@ -62,6 +62,15 @@ def test_a_call_that_outlasts_its_budget_is_no_warm_up() -> None:
     assert found["a"].repeats == 2
 
 
+def test_a_contender_that_takes_far_too_long_is_left_alone() -> None:
+    clock = Clock()
+    found = interleave(
+        {"a": clock.takes("a", 0.1), "b": clock.takes("b", 25.0)}, budget_s=1.0, clock=clock
+    )
+    assert clock.calls == ["a", "b", "a", "a", "a"]
+    assert (found["a"].repeats, found["b"].repeats) == (3, 1)
+
+
 def test_medians_with_quartiles() -> None:
     found = summarise_times([1.0, 2.0, 3.0, 4.0, 100.0])
     assert found == Timing(3.0, 2.0, 4.0, 5)
