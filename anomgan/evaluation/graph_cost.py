@@ -95,8 +95,8 @@ class GraphCost:
         transcendental function.
     expensive : dict of str to int
         By type, elements that went through a transcendental function.
-    streamed : int
-        Bytes that have to come from memory or go there once: constants, input rows, outputs.
+    constants, moved : int
+        Bytes of the model, and of the rows and the outputs of the call.
     nodes : dict of str to int
         How often each kind of node ran.
     """
@@ -105,7 +105,8 @@ class GraphCost:
     products: dict[Product, int]
     passes: dict[str, int]
     expensive: dict[str, int]
-    streamed: int
+    constants: int
+    moved: int
     nodes: dict[str, int]
 
     def flops(self, dtype: str | None = None) -> int:
@@ -151,11 +152,14 @@ def count_graph(model: bytes, feed: Feed, *, rows: int) -> GraphCost:
                 expensive[kind] += _elements(outputs[:1])
             else:
                 passes[kind] += _moved(op, inputs, outputs)
-    # A model's constants are nearly all of its bytes.
-    streamed = len(model) + profile.moved
-    found = {p: n for p, n in products.items() if n}
     return GraphCost(
-        rows, found, _positive(passes), _positive(expensive), streamed, dict(sorted(nodes.items()))
+        rows,
+        {p: n for p, n in products.items() if n},
+        _positive(passes),
+        _positive(expensive),
+        len(model),  # nearly all of it is constants
+        profile.moved,
+        dict(sorted(nodes.items())),
     )
 
 

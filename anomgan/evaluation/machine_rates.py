@@ -86,21 +86,25 @@ class Limits:
     memory: float
 
 
-def limits(cost: GraphCost, rates: MachineRates, *, budget_s: float) -> Limits:
-    """Return the limits of a counted graph.
+def limits(cost: GraphCost, rates: MachineRates, *, rows: int, budget_s: float) -> Limits:
+    """Return the limits of a call of a counted graph.
 
     Parameters
     ----------
     cost : GraphCost
     rates : MachineRates
         Of the same machine, just measured.
+    rows : int
+        Rows of the call: operations grow in proportion to those that were counted.
     budget_s : float
         Seconds for the rates of the products' own shapes.
     """
+    times = rows / cost.rows
     products = product_seconds(cost.products, budget_s=budget_s)
     passes = sum(n / rates.passes[_kind(kind)] for kind, n in cost.passes.items())
     passes += sum(n / rates.expensive[_kind(kind)] for kind, n in cost.expensive.items())
-    return Limits(products, products + passes, cost.streamed / rates.stream)
+    memory = (cost.constants + times * cost.moved) / rates.stream
+    return Limits(times * products, times * (products + passes), memory)
 
 
 def _kind(name: str) -> str:

@@ -208,10 +208,10 @@ def _limits(model: Model, rows: Numbers, plan: SpeedPlan) -> tuple[GraphCost, Li
     """Count the graph on some of the rows, and return the least seconds that all of them need."""
     counted = rows[:COUNTED_ROWS]
     cost = count_graph(model.graph, {"numeric": counted}, rows=len(counted))
-    found = limits(cost, _machine_rates(plan), budget_s=plan.budget_s)
+    found = limits(cost, _machine_rates(plan), rows=len(rows), budget_s=plan.budget_s)
     # A limit is that of one thread for as many threads as there are; one row keeps one busy.
-    scale = len(rows) / len(counted) / min(plan.threads, len(rows))
-    return cost, (scale * found.products, scale * found.passes, scale * found.memory)
+    n = min(plan.threads, len(rows))
+    return cost, (found.products / n, found.passes / n, found.memory / n)
 
 
 def _graph_figures(case: Case, cost: GraphCost) -> list[Figure]:

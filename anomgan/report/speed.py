@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Section",
     "markdown_section",
+    "number",
     "page",
     "plots",
     "require_matplotlib",
@@ -133,7 +134,7 @@ def _table(title: str, figures: Sequence[Figure], note: str, plot: str) -> Secti
     )
     rows = [
         (
-            *(f.contender, str(f.rows or ""), f.quantity, number(f.value), f.unit),
+            *(f.contender, _size(f.rows) if f.rows else "", f.quantity, number(f.value), f.unit),
             "" if math.isnan(f.low) else f"{number(f.low)} to {number(f.high)}",
             str(f.repeats or ""),
             *(_percent(f.share(limit)) for limit in ("products", "passes", "memory")),
@@ -168,7 +169,7 @@ def _over(figure: Figure, figures: Sequence[Figure]) -> str:
 def _graph_sections(figures: Sequence[Figure]) -> list[Section]:
     """Tell what the graph does to a row and where its time goes; a column a size of call."""
     sizes = list(dict.fromkeys(f.rows for f in figures))
-    headers = tuple(f"{number(n)} row{'s' if n > 1 else ''} a call" for n in sizes)
+    headers = tuple(f"{_size(n)} row{'s' if n > 1 else ''} a call" for n in sizes)
     counted = _pivot([f for f in figures if f.contender == _GRAPH], "quantity", sizes)
     units = {f.quantity: f.unit for f in figures if f.contender == _GRAPH}
     shares = _pivot(_larger([f for f in figures if f.quantity == _NODE_SHARE]), "contender", sizes)
@@ -268,6 +269,11 @@ def number(value: float) -> str:
         return f"{value:.3g}"
     digits = 3 - len(str(int(abs(value))))
     return f"{round(value, digits):,.0f}".replace(",", " ")
+
+
+def _size(n: int) -> str:
+    """Write a whole number in full, thousands apart."""
+    return f"{n:,}".replace(",", " ")
 
 
 def _percent(share: float) -> str:
