@@ -14,12 +14,10 @@ import math
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -32,6 +30,7 @@ from numpy.typing import NDArray
 from anomgan.errors import OutputError, TrainingError, UsageError
 from anomgan.evaluation.baselines import Detector
 from anomgan.evaluation.metrics import auroc, average_precision, false_alarm_rate
+from anomgan.evaluation.thread_limit import limited_threads
 
 __all__ = [
     "FALSE_ALARM_RATE",
@@ -46,7 +45,6 @@ __all__ = [
 FALSE_ALARM_RATE: Final = 0.01
 """The rate that every method is asked for; the realised one is reported."""
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 _SHOWN_ERROR = 500  # characters of an error that a row keeps
 
 DetectorFactory = Callable[[int], Detector]
@@ -327,12 +325,12 @@ def _results(tasks: Sequence[_Task], jobs: int) -> Iterator[Run]:
     """Give results as they come."""
     if jobs == 1 or len(tasks) < 2:
         for task in tasks:
-            with _one_thread():
+            with limited_threads(1):
                 yield _run(task)
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang on its threads
     others = set(multiprocessing.active_children())
-    with _one_thread():
+    with limited_threads(1):
         pool = ProcessPoolExecutor(min(jobs, len(tasks)), context, _start_worker)
         try:
             for future in as_completed([pool.submit(_run, task) for task in tasks]):
@@ -354,30 +352,6 @@ def _start_worker() -> None:
     """Leave Ctrl-C to the parent, which ends its workers, and keep the log silent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("anomgan").addHandler(logging.NullHandler())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for the libraries of this process, and for processes that it starts."""
-    from threadpoolctl import threadpool_limits
-
-    former = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    torch = sys.modules.get("torch")
-    n_torch_threads = torch.get_num_threads() if torch is not None else None
-    try:
-        if torch is not None:
-            torch.set_num_threads(1)
-        with threadpool_limits(limits=1):
-            yield
-    finally:
-        if torch is not None:
-            torch.set_num_threads(n_torch_threads)
-        for name, value in former.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _run(task: _Task) -> Run:

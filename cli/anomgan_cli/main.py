@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from anomgan_cli.commands.benchmark import benchmark
+from anomgan_cli.commands.benchmark_speed import speed
 from anomgan_cli.commands.demo import demo
 from anomgan_cli.commands.detectors import detectors
 from anomgan_cli.commands.evaluate import evaluate
@@ -55,4 +56,5 @@ def _main(
 
 for _command in (fit, score, explain, evaluate, inspect, threshold, export, detectors, demo):
     app.command()(_command)
+benchmark.command()(speed)
 app.add_typer(benchmark)

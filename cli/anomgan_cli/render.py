@@ -48,7 +48,7 @@ _SHOWN_DEPARTURES = 5
 _SHOWN_GROUPS = 12
 
 TrainingProgress = Callable[[int, int, Mapping[str, float | str]], None]
-BenchmarkProgress = Callable[[int, int, "Run"], None]
+BenchmarkProgress = Callable[[int, int, Any], None]
 
 
 def stderr() -> Console:
@@ -154,14 +154,23 @@ def training_progress(*, quiet: bool) -> Iterator[TrainingProgress | None]:
         yield advance
 
 
+def _result(run: Run) -> str:
+    what = f"{run.set} {run.protocol} seed {run.seed} {run.method}"
+    if run.error:
+        return f"{what}: failed"
+    return f"{what}: AUROC {100 * run.auroc:.2f}, fit {run.fit_s:.3g} s"
+
+
 @contextmanager
-def benchmark_progress(*, quiet: bool) -> Iterator[BenchmarkProgress | None]:
-    """Show a bar of runs; where stderr is no terminal, a line a run."""
+def benchmark_progress(
+    *, quiet: bool, words: Callable[[Any], str] = _result
+) -> Iterator[BenchmarkProgress | None]:
+    """Show a bar of results in words; where stderr is no terminal, a line a result."""
     if quiet:
         yield None
         return
     if not sys.stderr.isatty():
-        yield lambda done, total, run: say(f"{done}/{total} {_result(run)}")
+        yield lambda done, total, run: say(f"{done}/{total} {words(run)}")
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -170,15 +179,8 @@ def benchmark_progress(*, quiet: bool) -> Iterator[BenchmarkProgress | None]:
     with Progress(*columns, text, console=stderr(), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, run: bar.update(
-            task, completed=done, total=total, description=_result(run)
+            task, completed=done, total=total, description=words(run)
         )
-
-
-def _result(run: Run) -> str:
-    what = f"{run.set} {run.protocol} seed {run.seed} {run.method}"
-    if run.error:
-        return f"{what}: failed"
-    return f"{what}: AUROC {100 * run.auroc:.2f}, fit {run.fit_s:.3g} s"
 
 
 def write_summary(summary: Summary, *, markdown: bool) -> None:

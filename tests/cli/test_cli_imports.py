@@ -36,6 +36,7 @@ def _imported(arguments, packages):
         ["demo", "--help"],
         ["evaluate", "--help"],
         ["benchmark", "accuracy", "--help"],
+        ["benchmark", "speed", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(arguments):

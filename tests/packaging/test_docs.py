@@ -150,3 +150,11 @@ def test_the_page_on_accuracy_says_what_its_results_say() -> None:
         [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_on_performance_says_what_its_results_say() -> None:
+    script = REPOSITORY / "tests" / "acceptance" / "performance.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,56 @@
+"""Operations of torch counted by hand, and detectors of others in their time box."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anomgan.evaluation import speed_training
+from anomgan.evaluation.speed import Case, SpeedPlan
+from anomgan.serving.providers import cuda_unusable_reason
+
+
+def test_products_are_counted_forth_and_back() -> None:
+    weights = torch.ones(4, 5, requires_grad=True)
+    with speed_training.CountedProducts() as counted:
+        loss = (torch.ones(3, 4) @ weights).sum()
+    assert counted.flops == 2 * 3 * 4 * 5
+    with speed_training.CountedProducts() as counted:
+        loss.backward()
+    assert counted.flops == 2 * 3 * 4 * 5  # the rows need no gradient
+    with speed_training.CountedProducts() as counted:
+        torch.bmm(torch.ones(2, 3, 4), torch.ones(2, 4, 5)).exp()
+    assert counted.flops == 2 * 2 * 3 * 4 * 5
+
+
+def test_detectors_of_others_say_that_they_are_extrapolated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def fit(name: str, known: np.ndarray, seed: int) -> None:
+        asked.append(len(known))
+
+    monkeypatch.setattr(speed_training, "PYOD", {"PyOD AnoGAN": "pyod-anogan"})
+    monkeypatch.setattr(speed_training, "fit_numbers", fit)
+    case, plan = Case("training", 0, 4, 200), SpeedPlan(budget_s=1.0)
+    (whole,) = speed_training._pyod_fits(case, plan, np.zeros((200, 4)))
+    assert asked == [64, 128, 200]
+    assert (whole.contender, whole.quantity, whole.note) == ("PyOD AnoGAN", "fit", "")
+    monkeypatch.setattr(speed_training, "_box", lambda plan: 0.0)
+    (part,) = speed_training._pyod_fits(case, plan, np.zeros((200, 4)))
+    assert part.note == "extrapolated from 64 rows"
+    assert part.repeats == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(cuda_unusable_reason() is not None, reason="needs a CUDA device")
+def test_figures_of_a_gpu_stand_beside_the_others(tmp_path: Path) -> None:
+    from anomgan.evaluation.speed_cases import Meter
+
+    plan = SpeedPlan(batches=(64,), columns=(4,), training_rows=(200,), steps=8, budget_s=0.05)
+    found = Meter()(Case("throughput", 64, 4, 200), plan, tmp_path)
+    assert "anomgan onnxruntime CUDA" in {f.contender for f in found}
