@@ -220,7 +220,7 @@ def test_every_parameter_has_an_effect(
         ({"unrolled_steps": -1}, "unrolled_steps is -1, it must lie in 0 to 10"),
         ({"unrolled_steps": 11}, "unrolled_steps is 11, it must lie in 0 to 10"),
         ({"instance_noise": -0.1}, "instance_noise is -0.1, it must not be negative"),
-        ({"instance_noise": np.nan}, "instance_noise is nan, it must not be negative"),
+        ({"instance_noise": np.nan}, "instance_noise is nan, it must be finite"),
         ({"feature_matching": -1.0}, "feature_matching is -1.0, it must not be negative"),
         (
             {"label_smoothing": 1.0, "objective": "minimax"},

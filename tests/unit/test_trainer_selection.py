@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from toy_members import CODES, N_STEPS, ROWS, Members, fresh, members_trainer
 
 from anomgan.errors import ModelCorruptError, TrainingInterrupted, UsageError
-from anomgan.learning import generator_judge
+from anomgan.learning import evenly, generator_judge
 from anomgan.training.checkpoints import Checkpointer
 from anomgan.training.health import coverage, precision, quality
 from anomgan.training.loop import Trainer
@@ -433,7 +433,7 @@ def test_generators_are_judged_by_rows_enough_or_not_at_all() -> None:
     assert judge is not None
     assert judge.margins == [clear_margin(128), clear_margin(32), clear_margin(9)]
     first, second, third = judge.measure()
-    assert first == quality(unseen[0][:128], made[0, :128])
+    assert first == quality(evenly(unseen[0], 128), made[0, :128])
     assert second == quality(unseen[1], made[1, :32])
     assert math.isnan(third)
     assert generator_judge([rows[:9] for rows in unseen], lambda: made) is None
