@@ -315,6 +315,8 @@ def longer(path: Path) -> str:
     )
 
 
+_TEN_SEEDS = f"{_BENCHMARK} --suite papers --seeds 0,1,2,3,4,5,6,7,8,9"
+
 SECTIONS: dict[str, tuple[str, str, Callable[[Path], str]]] = {
     "clean": (
         "ADBench development sets, protocol `clean`",
@@ -363,8 +365,9 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Path], str]]] = {
     ),
     "papers": (
         "Papers' halves: KDD-99 and Arrhythmia, ten seeds",
-        f"{_BENCHMARK} --suite papers --seeds 0,1,2,3,4,5,6,7,8,9 "
-        "--methods anomgan,alad,egbad,anogan,ganomaly",
+        f"{_TEN_SEEDS} --methods anomgan,alad,egbad,ganomaly; "
+        f"{_TEN_SEEDS} --methods anogan --exported; "
+        f"{_TEN_SEEDS} --sets arrhythmia_odds --methods alad --set spectral_norm=False",
         papers,
     ),
     "longer": (
