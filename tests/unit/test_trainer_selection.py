@@ -413,6 +413,16 @@ def test_a_training_goes_on_after_a_restart_and_a_roll_back() -> None:
     assert record.weights_from_step == [N_STEPS, N_STEPS]
 
 
+def test_a_trainer_that_goes_back_forgets_what_was_found_since() -> None:
+    trainer = members_trainer()
+    early = trainer._snapshot()
+    trainer.run()
+    assert trainer.selection is not None
+    assert trainer.selection.state != early.selection
+    trainer._restore(early)
+    assert trainer.selection.state == early.selection
+
+
 # --- The judge of generators ----------------------------------------------------------------
 
 
