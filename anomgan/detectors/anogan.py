@@ -62,7 +62,8 @@ class AnoGAN(Detector):
     Not as in the paper:
 
     - two latent dimensions (chosen on three development sets of the project): a search through as
-      many codes as a row has values gives every row back, abnormal ones too.;
+      many codes as a row has values gives every row back, abnormal ones too. For a table as varied
+      as KDD-99 two are too few (docs/accuracy.md): give it more there;
     - perceptrons (64 and 128 units in the generator, 128 and 64 in the discriminator) instead of
       convolutions: rows are no images. No batch normalisation;
     - every search starts from z = 0, the likeliest code, instead of a random one: a row's score
