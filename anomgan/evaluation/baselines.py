@@ -64,7 +64,7 @@ class Detector(Protocol):
         """Score rows, float64 [n], larger for more abnormal ones."""
 
     def p_values(self, scores: Numbers) -> Numbers:
-        """Return the p-values of scores under normal rows, float64 [n]."""
+        """Return p-values of scores under normal rows, float64 [n]; NaN where there are none."""
 
 
 class Preparation:
@@ -134,11 +134,14 @@ class Baseline:
         scores.
     seed : int
         Seed of the method, and of the rows held out for p-values.
+    calibrated : bool, default=True
+        Whether there are p-values, which cost a second fit.
     """
 
-    def __init__(self, fitter: Fitter, seed: int) -> None:
+    def __init__(self, fitter: Fitter, seed: int, *, calibrated: bool = True) -> None:
         self._fitter = fitter
         self._seed = seed
+        self._calibrated = calibrated
 
     def fit(self, X: Any) -> Self:
         """Learn from normal rows, all of them."""
@@ -155,8 +158,11 @@ class Baseline:
         """Return conformal p-values, float64 [n].
 
         They are calibrated on a quarter of the training rows that a second fit, on the others,
-        has not seen; it is made here, so that `fit` costs what the method costs.
+        has not seen; it is made here, so that `fit` costs what the method costs. All are NaN where
+        that second fit is not wanted.
         """
+        if not self._calibrated:
+            return np.full(len(scores), np.nan)
         order = np.random.default_rng(self._seed).permutation(len(self._known))
         n_held_out = max(1, int(_HELD_OUT_SHARE * len(order)))
         held_out, rest = self._known[order[:n_held_out]], self._known[order[n_held_out:]]
@@ -317,6 +323,7 @@ def detectors(
     parameters: Mapping[str, Any] | None = None,
     *,
     exported: bool = False,
+    calibrated: bool = True,
 ) -> dict[str, Callable[[int], Detector]]:
     """Return what makes each named detector from a seed, by the label that results carry.
 
@@ -330,6 +337,8 @@ def detectors(
     exported : bool
         Whether ours score by their exported graphs. That is part of the label too, as
         ``anomgan(exported)``.
+    calibrated : bool
+        Whether others' methods, which have no p-values of their own, get some by a second fit.
 
     Raises
     ------
@@ -361,7 +370,7 @@ def detectors(
                 OwnDetector, name=name, parameters=own, exported=exported
             )
         else:
-            made[name] = partial(Baseline, _FITTERS[name])
+            made[name] = partial(Baseline, _FITTERS[name], calibrated=calibrated)
     return made
 
 

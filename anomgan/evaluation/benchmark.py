@@ -105,7 +105,8 @@ class Run:
     rows, columns : int
         Training rows, and their columns as handed in; 0 where the split failed.
     auroc, average_precision, false_alarm_rate : float
-        In [0, 1]; the last is the share of normal test rows with a p-value of 0.01 at most.
+        In [0, 1]; the last is the share of normal test rows with a p-value of 0.01 at most, NaN
+        where the method was not calibrated.
     fit_s, score_s : float
         Seconds, one thread.
     error : str
@@ -375,7 +376,8 @@ def _measured(run: Run, detector: Detector, split: LabelledSplit, case: Case) ->
     fitted = time.perf_counter()
     scores = np.asarray(detector.score(rows), dtype=np.float64)[place]
     scored = time.perf_counter()
-    flags = detector.p_values(scores) <= FALSE_ALARM_RATE
+    p_values = detector.p_values(scores)
+    judged = not np.isnan(p_values).any()
     share = float(split.y_test.mean()) if case.flagged_share is None else case.flagged_share
     called = scores >= np.quantile(scores, 1.0 - share)  # as the authors' code does
     right = float((called & (split.y_test == 1)).sum())
@@ -383,7 +385,9 @@ def _measured(run: Run, detector: Detector, split: LabelledSplit, case: Case) ->
         run,
         auroc=auroc(split.y_test, scores),
         average_precision=average_precision(split.y_test, scores),
-        false_alarm_rate=false_alarm_rate(split.y_test, flags),
+        false_alarm_rate=(
+            false_alarm_rate(split.y_test, p_values <= FALSE_ALARM_RATE) if judged else math.nan
+        ),
         fit_s=fitted - started,
         score_s=scored - fitted,
         precision=right / max(1.0, float(called.sum())),

@@ -258,7 +258,7 @@ def _row(found: MethodSummary, against: str) -> tuple[str, ...]:
         _span(found.lead_interval) if other else "-",
         f"{found.wins}-{found.ties}-{found.losses}" if other else "-",
         worst if other else "-",
-        f"{found.false_alarm_rate:.4f}",
+        "-" if math.isnan(found.false_alarm_rate) else f"{found.false_alarm_rate:.4f}",
         f"{found.fit_s:.3g}",
         f"{found.score_s:.3g}",
     )

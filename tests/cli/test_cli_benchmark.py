@@ -72,6 +72,15 @@ def test_one_small_set_of_a_suite(data_dir: Path, tmp_path: Path) -> None:
     assert "| anomgan(n_steps=20) |" in done.stdout
 
 
+def test_false_alarms_of_others_may_be_left_out(labelled: Path) -> None:
+    arguments = ["my.csv", "--label", "fault", "--seeds", "0", "--methods", "iforest"]
+    done = _call(*arguments, "--no-false-alarms", "-o", "r.csv")
+    assert done.exit_code == 0, done.output
+    (row,) = _results(Path("r.csv"))
+    assert row["false_alarm_rate"] == ""
+    assert float(row["auroc"]) > 0.95
+
+
 def test_a_raw_table(data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.csv"
     done = _call("--suite", "tables", "--sets", "ai4i2020", "--methods", "iforest", "--seeds", "0",

@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 
 from anomgan.errors import OutputError, UsageError
+from anomgan.evaluation import baselines
 from anomgan.evaluation.baselines import DEFAULT_METHODS, detectors
 from anomgan.evaluation.benchmark import Case, Run, distinct, read_runs, run_benchmark
+from anomgan.evaluation.summary import plain_table, summarise
 from anomgan_cli.benchmark_cases import suite_cases
 
 
@@ -312,3 +314,31 @@ def test_exported_graphs_score_as_torch_does(name: str, monkeypatch: pytest.Monk
 def test_exported_graphs_of_others_are_refused() -> None:
     with pytest.raises(UsageError, match="no detector of ours is compared"):
         detectors(["iforest"], exported=True)
+
+
+def test_others_may_go_without_their_second_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the false alarms is as with it; ours has p-values of its own."""
+    fits, found = {}, {}
+
+    def fitter(known: np.ndarray, seed: int):
+        fits[calibrated] = fits.get(calibrated, 0) + 1
+        return lambda rows: np.abs(rows).sum(axis=1)
+
+    monkeypatch.setitem(baselines._FITTERS, "iforest", fitter)
+    for calibrated in (True, False):
+        methods = detectors(["iforest", "anomgan"], {"n_steps": 10}, calibrated=calibrated)
+        runs = run_benchmark(CASES[:1], methods, [0], tmp_path / f"{calibrated}.csv")
+        found[calibrated] = _untimed(runs)
+    assert fits == {True: 2, False: 1}
+    assert math.isnan(found[False][0].false_alarm_rate)
+    with_rate = dataclasses.replace(
+        found[False][0], false_alarm_rate=found[True][0].false_alarm_rate
+    )
+    assert with_rate == found[True][0]
+    assert found[False][1] == found[True][1]
+    (summary,) = summarise(found[False], against=runs[1].method)
+    headers, rows = plain_table(summary)
+    shown = {row[0]: row[headers.index("false alarms")] for row in rows}
+    assert shown["iforest"] == "-" != shown[runs[1].method]

@@ -117,6 +117,13 @@ Exported = Annotated[
     bool,
     typer.Option("--exported", help="Score ours by the exported ONNX graph instead of by torch."),
 ]
+Calibrated = Annotated[
+    bool,
+    typer.Option(
+        "--false-alarms/--no-false-alarms",
+        help="Measure the false alarms of others' methods too, which costs a second fit.",
+    ),
+]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in markdown.")]
 
 
@@ -137,6 +144,7 @@ def accuracy(
     output: Output = "benchmark-accuracy.csv",
     jobs: Jobs = 1,
     exported: Exported = False,
+    false_alarms: Calibrated = True,
     markdown: Markdown = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -158,7 +166,9 @@ def accuracy(
     from anomgan.evaluation.summary import summarise
     from anomgan_cli.render import benchmark_progress, say_failures, write_summary
 
-    factories = detectors(_split(methods) or DEFAULT_METHODS, values, exported=exported)
+    factories = detectors(
+        _split(methods) or DEFAULT_METHODS, values, exported=exported, calibrated=false_alarms
+    )
     try:
         with benchmark_progress(quiet=quiet) as progress:
             runs = run_benchmark(cases, factories, numbers, output, jobs=jobs, progress=progress)
