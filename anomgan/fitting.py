@@ -208,10 +208,14 @@ def _explaining(score: RowScore, calibrator: AnyCalibrator) -> RowScore:
 
 
 def _explained_from(calibrator: AnyCalibrator) -> float:
-    """Score from which rows are explained: a quiet group stands out from lower scores on."""
+    """Score from which rows are explained: a quiet group stands out from lower scores on.
+
+    All flagged rows are, and as many that are nearly flagged.
+    """
     groups = calibrator.groups.values() if isinstance(calibrator, GroupedCalibrator) else ()
     scores = [calibrator.scores, *(own.scores for own in groups)]
-    return min(float(np.quantile(s.astype(np.float64), EXPLAINED_QUANTILE)) for s in scores)
+    quantile = min(EXPLAINED_QUANTILE, max(0.0, 1.0 - 2.0 * calibrator.false_alarm_rate))
+    return min(float(np.quantile(s.astype(np.float64), quantile)) for s in scores)
 
 
 def calibrate(

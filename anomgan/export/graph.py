@@ -23,7 +23,7 @@ __all__ = [
     "GraphBuilder",
     "Network",
     "Value",
-    "hidden_layers",
+    "affine",
     "mlp",
     "row_sum",
 ]
@@ -120,31 +120,13 @@ class Network:
     activation: Activation
 
 
-def hidden_layers(g: GraphBuilder, x: Value, network: Network) -> tuple[Value, ...]:
-    """Add all but the last layer of a network; return the activations, each [n, width]."""
+def mlp(g: GraphBuilder, x: Value, network: Network) -> tuple[Value, ...]:
+    """Add a network of leaky rectifiers; return hidden activations and the output, [n, width]."""
     out = []
     for weight, bias in zip(network.matrices[:-1], network.biases[:-1], strict=True):
-        x = _affine(g, x, weight, bias)
-        x = _elu(g, x) if network.activation == "elu" else g.op("LeakyRelu", x, alpha=LEAK)
+        x = g.op("LeakyRelu", affine(g, x, weight, bias), alpha=LEAK)
         out.append(x)
-    return tuple(out)
-
-
-def _elu(g: GraphBuilder, x: Value) -> Value:
-    """Add an exponential linear unit.
-
-    Not onnxruntime's own: its last bits depend on where in the batch, and so on which thread, an
-    element stands.
-    """
-    zero, one = g.constant(0.0, np.float32), g.constant(1.0, np.float32)
-    below = g.op("Sub", g.op("Exp", g.op("Min", x, zero)), one)
-    return g.op("Add", g.op("Max", x, zero), below)
-
-
-def mlp(g: GraphBuilder, x: Value, network: Network) -> tuple[Value, ...]:
-    """Add a network; return hidden activations and the output, each [n, width]."""
-    hidden = hidden_layers(g, x, network)
-    return (*hidden, _affine(g, hidden[-1], network.matrices[-1], network.biases[-1]))
+    return (*out, affine(g, x, network.matrices[-1], network.biases[-1]))
 
 
 def row_sum(g: GraphBuilder, x: Value, width: int) -> Value:
@@ -156,5 +138,6 @@ def row_sum(g: GraphBuilder, x: Value, width: int) -> Value:
     return g.op("MatMul", x, g.constant(np.ones((width, 1), dtype=np.float32)))
 
 
-def _affine(g: GraphBuilder, x: Value, weight: NDArray[Any], bias: NDArray[Any]) -> Value:
+def affine(g: GraphBuilder, x: Value, weight: NDArray[Any], bias: NDArray[Any]) -> Value:
+    """Add a product and a bias: [n, in] -> [n, out]."""
     return g.op("Gemm", x, g.constant(weight, stem="w"), g.constant(bias.ravel(), stem="b"))

@@ -16,15 +16,14 @@ from anomgan.tables.schema import Schema
 __all__ = ["add_group_code", "add_grouped_p_value", "add_p_value"]
 
 _FLOAT, _DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
+_BLOCK = 32
 
 
 def add_p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
     """Conformal p-value and tail, as `anomgan.calibration.Calibrator.p_values`: float32 [c]."""
     n = calibrator.n
-    column = g.op("Unsqueeze", score, g.ints(1))  # [c, 1]
-    at_least = g.op("GreaterOrEqual", g.constant(calibrator.scores.reshape(1, -1)), column)
-    count = g.op("ReduceSum", g.op("Cast", at_least, to=_DOUBLE), g.ints(1), keepdims=0)
-    p = g.op("Add", count, g.constant(1.0, np.float64))
+    below = g.op("Cast", _count_below(g, calibrator.scores, score), to=_DOUBLE)  # [c]
+    p = g.op("Sub", g.constant(n + 1.0, np.float64), below)  # those at or above it, and itself
     p = g.op("Div", p, g.constant(n + 1.0, np.float64))
     tail = calibrator.tail
     if tail is not None:
@@ -44,6 +43,27 @@ def add_p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
         largest = g.constant(calibrator.scores[-1], np.float32)
         p = g.op("Where", g.op("Greater", score, largest), beyond, p)
     return g.op("Cast", p, to=_FLOAT)
+
+
+def _count_below(g: GraphBuilder, known: NDArray[np.float32], score: Value) -> Value:
+    """How many of the sorted known scores lie below each score: float32 [c], whole numbers.
+
+    Known scores are cut into blocks. All blocks before the last one that begins below the score
+    lie below it as a whole; that last one is counted one by one.
+    """
+    n_blocks = -(-len(known) // _BLOCK)
+    # First of all a block of which nothing lies below: where no block begins below the score.
+    blocks = np.full((1 + n_blocks, _BLOCK), np.inf, dtype=np.float32)
+    blocks[1:].flat[: len(known)] = known
+    column = g.op("Unsqueeze", score, g.ints(1))  # [c, 1]
+    begun = g.op("Less", g.constant(blocks[1:, 0].reshape(1, -1)), column)  # [c, n_blocks]
+    begun = g.op("ReduceSum", g.op("Cast", begun, to=_FLOAT), g.ints(1), keepdims=0)  # [c]
+    which = g.op("Cast", begun, to=TensorProto.INT64)
+    block = g.op("Gather", g.constant(blocks), which, axis=0)
+    inside = g.op("Cast", g.op("Less", block, column), to=_FLOAT)  # [c, _BLOCK]
+    inside = g.op("ReduceSum", inside, g.ints(1), keepdims=0)
+    before = np.maximum(np.arange(1 + n_blocks) - 1, 0) * _BLOCK
+    return g.op("Add", inside, g.op("Gather", g.constant(before, np.float32), which, axis=0))
 
 
 def add_group_code(

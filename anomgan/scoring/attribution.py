@@ -57,7 +57,7 @@ BY_DIFFERENCES = 3
 out, where a product of sums would not. Columns with more features are categories, and bounded."""
 
 
-EXPLAINED_QUANTILE = 0.75
+EXPLAINED_QUANTILE = 0.9
 """Held-out rows that score below this quantile of theirs, and rows like them, are not explained."""
 
 VIEWS = 3

@@ -73,12 +73,12 @@ def test_p_values_and_flags_are_the_calibrators(trained: tuple[GANDetector, np.n
     assert (outputs["is_anomaly"] == (outputs["score"] >= np.float32(detector.threshold_))).all()
 
 
-@pytest.mark.parametrize("size", [1, 7, 63, 64, 65, 4096])
+@pytest.mark.parametrize("size", [1, 7, 31, 32, 33, 65, 256, 257, 4096])
 def test_a_row_scores_the_same_in_any_batch(
     trained: tuple[GANDetector, np.ndarray], size: int
 ) -> None:
     detector, test = trained
-    test = test[:200]
+    test = test[:600]
     model = _model(detector)
     options = _quiet()
     options.intra_op_num_threads = 3  # threads part a tile in places that depend on its size
@@ -86,7 +86,9 @@ def test_a_row_scores_the_same_in_any_batch(
     names = ["score", "contributions"]
     score, shares = session.run(names, {"numeric": test})
     explained = score >= detector.model_.score.settings.explained_from
-    assert 10 < explained.sum() < 190  # how many of a tile's rows are explained differs by size
+    assert (
+        5 < explained.sum() < len(test) - 5
+    )  # how many of a tile's rows are explained differs by size
     parts = [session.run(names, {"numeric": test[i : i + size]}) for i in range(0, len(test), size)]
     assert (np.concatenate([part[0] for part in parts]) == score).all()
     assert (np.concatenate([part[1] for part in parts]) == shares).all()
@@ -115,9 +117,10 @@ def test_the_reference_evaluator_agrees(
         "categorical": few.categorical.astype(np.str_),
         "false_alarm_rate": np.float32(0.01),
     }
+    with np.errstate(divide="ignore"):  # its LogSoftmax is the logarithm of a softmax
+        found = dict(zip(reference.output_names, reference.run(None, feeds), strict=True))
     score, p_value, is_anomaly, contributions = (
-        dict(zip(reference.output_names, reference.run(None, feeds), strict=True))[name]
-        for name in ("score", "p_value", "is_anomaly", "contributions")
+        found[name] for name in ("score", "p_value", "is_anomaly", "contributions")
     )
     np.testing.assert_allclose(score, fast["score"], rtol=1e-5)
     np.testing.assert_allclose(contributions, fast["contributions"], rtol=1e-4, atol=1e-4)

@@ -1,0 +1,377 @@
+"""The flagship's score in the graph: `anomgan.scoring.frozen.FrozenScore`, node by node.
+
+On a processor, what costs is as much to walk over memory as to multiply. So the kernels over the
+known rows come out of one product, already in the unit that an exponential takes, the networks'
+activations give their own slopes, and the views that explain a row are left out where no row of a
+tile is to be explained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from anomgan.export.graph import GraphBuilder, Network, Value, affine, mlp, row_sum
+from anomgan.export.program import to_columns
+from anomgan.scoring.attribution import (
+    BY_DIFFERENCES,
+    REACH,
+    RELATIVE_VARIANCE,
+    UNHEARD_OF,
+    VIEWS,
+)
+from anomgan.scoring.frozen import FLOOR, FrozenScore
+from anomgan.scoring.inversion import MLPWeights
+
+__all__ = ["add_flagship"]
+
+_FLOAT, _DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
+
+
+def add_flagship(
+    g: GraphBuilder, score: FrozenScore, strips: Value, x: Value, states: Value
+) -> tuple[Value, Value, Value]:
+    """Score [c, 1], shares by column [c, n_columns] without surprise, discriminator [c, 1].
+
+    Parameters
+    ----------
+    g : GraphBuilder
+    score : FrozenScore
+    strips : Value
+        Encoded rows, float32 [S, r, d].
+    x : Value
+        The same, [c, d].
+    states : Value
+        Surprise of each row, float32 [c, 1].
+    """
+    energy, log_kernel, residual = _reconstruction(g, score, strips, x)
+    odds = _discriminator(g, score, x)
+    # Not the sum of the contributions: how a score is shared must not move it by a rounding.
+    total = g.op("Add", g.op("Add", energy, odds), states)
+    return total, _shares(g, score, x, total, energy, log_kernel, residual), odds
+
+
+def _log_odds(g: GraphBuilder, network: Network, x: Value) -> Value:
+    return mlp(g, x, network)[-1]
+
+
+def _member(weights: MLPWeights, m: int) -> Network:
+    return Network(
+        tuple(_array(w[m]) for w in weights.matrices),
+        tuple(_array(b[m]) for b in weights.biases),
+        weights.activation,
+    )
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+
+def _mean(g: GraphBuilder, values: list[Value]) -> Value:
+    if len(values) == 1:
+        return values[0]
+    return g.op("Mul", g.op("Sum", *values), g.constant(1.0 / len(values), np.float32))
+
+
+def _discriminator(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
+    """Discriminator term, [c, 1]."""
+    settings = score.settings
+    odds = _mean(
+        g, [_log_odds(g, _member(score.discriminator, m), x) for m in range(score.n_members)]
+    )
+    bound = settings.discriminator_bound
+    odds = g.op("Sub", odds, g.constant(settings.discriminator_median, np.float32))
+    odds = g.op("Clip", odds, g.constant(-bound, np.float32), g.constant(bound, np.float32))
+    odds = g.op("Add", odds, g.constant(bound, np.float32))
+    odds = g.op("Mul", odds, g.constant(settings.discriminator_trust, np.float32))
+    return g.op("Add", odds, g.constant(FLOOR, np.float32))
+
+
+def _reconstruction(
+    g: GraphBuilder, score: FrozenScore, strips: Value, x: Value
+) -> tuple[Value, Value, Value]:
+    """Reconstruction term [c, 1], log kernels of references [c, b], squared residual [c, d]."""
+    settings = score.settings
+    distance, log_kernel = _soft_distance(g, score, strips)
+    inverted = [_inverted(g, score, m, x) for m in range(score.n_members)]
+    energy = _mean(g, [energy for energy, _ in inverted])  # [c, 1]
+    residual = _mean(g, [square for _, square in inverted])  # [c, d]
+    scale, share = 1.0 / (2.0 * settings.bandwidth**2), settings.inversion_share
+    total = g.op(
+        "Add",
+        g.op("Mul", distance, g.constant((1.0 - share) * scale, np.float32)),
+        g.op("Mul", energy, g.constant(share * scale, np.float32)),
+    )
+    return total, log_kernel, residual
+
+
+def _shares(
+    g: GraphBuilder,
+    score: FrozenScore,
+    x: Value,
+    total: Value,
+    energy: Value,
+    log_kernel: Value,
+    residual: Value,
+) -> Value:
+    """Share the reconstruction term among columns, [c, n_columns]; see `Attribution.share`.
+
+    Only rows from `explained_from` on go through the costly views.
+    """
+    floors = g.constant(score.attribution.floors.numpy().reshape(1, -1))
+    left = g.op(
+        "Add", to_columns(g, score.feature_column.numpy(), score.n_columns, residual), floors
+    )
+    left = g.op("Div", left, row_sum(g, left, score.n_columns))
+    by_generator = g.op("Mul", left, energy)
+    least = g.constant(score.settings.explained_from, np.float32)
+    rows = g.op("NonZero", g.op("Squeeze", g.op("GreaterOrEqual", total, least), g.ints(1)))
+    rows = g.op("Reshape", rows, g.ints(-1))  # [k]
+    some = g.op("Greater", g.op("Squeeze", g.op("Shape", rows)), g.constant(0, np.int64))
+    explaining, otherwise = GraphBuilder(g), GraphBuilder(g)
+    explained = _explained(explaining, score, rows, x, energy, log_kernel, left, by_generator)
+    plain = otherwise.op("Identity", by_generator)
+    outputs = [
+        [helper.make_tensor_value_info(name, _FLOAT, ["c", score.n_columns])]
+        for name in (explained, plain)
+    ]
+    return g.op(
+        "If",
+        some,
+        then_branch=explaining.graph("explained", [], outputs[0]),
+        else_branch=otherwise.graph("unexplained", [], outputs[1]),
+    )
+
+
+def _explained(
+    g: GraphBuilder,
+    score: FrozenScore,
+    rows: Value,
+    x: Value,
+    energy: Value,
+    log_kernel: Value,
+    left: Value,
+    by_generator: Value,
+) -> Value:
+    """Put the shares by all views in place of those by the generator, in some rows."""
+
+    def of(value: Value) -> Value:
+        return g.op("Gather", value, rows, axis=0)
+
+    floors = g.constant(score.attribution.floors.numpy().reshape(1, -1))
+    # Log kernels are squared distances in another unit.
+    gaps = g.op("Mul", of(log_kernel), g.constant(-2.0 * score.memory.width**2, np.float32))
+    blame, posterior = _views(g, score, of(x), gaps)
+    blame = g.op("Add", blame, floors)
+    blame = g.op("Div", blame, row_sum(g, blame, score.n_columns))
+    posterior = g.op("Div", posterior, row_sum(g, posterior, score.n_columns))
+    together = g.op("Add", g.op("Add", blame, posterior), of(left))
+    part = g.op("Div", of(energy), g.constant(float(VIEWS), np.float32))
+    explained = g.op("Mul", together, part)
+    places = g.op("Reshape", rows, g.ints(-1, 1))
+    return g.op("ScatterND", by_generator, places, explained)
+
+
+def _soft_distance(g: GraphBuilder, score: FrozenScore, strips: Value) -> tuple[Value, Value]:
+    """Soft squared distance [c, 1] and log kernels of references [c, b]; `Memory.soft_distance`.
+
+    `strips` is [S, r, d]: strip by strip, the log kernels of all known rows stay in the cache.
+    """
+    n_references, width = len(score.memory.references), len(score.feature_column)
+    body = GraphBuilder(g)
+    energy, some = _strip(body, score, "strip_x")
+    inner = body.graph(
+        "strip",
+        [helper.make_tensor_value_info("strip_x", _FLOAT, ["r", width])],
+        [
+            helper.make_tensor_value_info(energy, _FLOAT, ["r", 1]),
+            helper.make_tensor_value_info(some, _FLOAT, ["r", n_references]),
+        ],
+    )
+    energies, log_kernels = g.multi("Scan", strips, outputs=2, body=inner, num_scan_inputs=1)
+    return (
+        g.op("Reshape", energies, g.ints(-1, 1)),
+        g.op("Reshape", log_kernels, g.ints(-1, n_references)),
+    )
+
+
+def _strip(g: GraphBuilder, score: FrozenScore, x: Value) -> tuple[Value, Value]:
+    """Soft squared distance [r, 1] and log kernels of references [r, b] of one strip.
+
+    One product in float64, of [x, |x|^2, 1] with what completes each known row, gives the log
+    kernels without a pass of their own: only they, and no longer large numbers whose difference
+    they are, go on in float32. Reference rows stand first, as a slice costs less than a gather.
+    """
+    memory, axis = score.memory, g.ints(1)
+    variance = memory.width**2
+    order = _references_first(memory.references.numpy(), len(memory.rows))
+    known = memory.rows.numpy().astype(np.float64)[order]  # [a, d]
+    bias = memory.bias.numpy()[order] / variance  # [a]
+    ones = np.ones_like(bias)
+    table = np.vstack([known.T / variance, -0.5 / variance * ones, bias])  # [d + 2, a]
+    x64 = g.op("Cast", x, to=_DOUBLE)
+    summing = np.repeat([[1.0, 0.0]], known.shape[1], axis=0)  # [d, 2]
+    squares = g.op("Mul", x64, x64)
+    norm_and_one = g.op("Gemm", squares, g.constant(summing), g.constant(np.array([0.0, 1.0])))
+    completed = g.op("Concat", x64, norm_and_one, axis=1)  # [r, d + 2]
+    log_kernel = g.op("MatMul", completed, g.constant(table, stem="memory"))
+    log_kernel = g.op("Cast", log_kernel, to=_FLOAT)  # [r, a]
+    largest = g.op("ReduceMax", log_kernel, axis, keepdims=1)  # [r, 1]
+    # The largest share of a kernel in the sum of all is exp(largest - log sum).
+    log_share = g.op("ReduceMax", g.op("LogSoftmax", log_kernel, axis=1), axis, keepdims=1)
+    log_sum = g.op("Sub", g.op("Cast", largest, to=_DOUBLE), g.op("Cast", log_share, to=_DOUBLE))
+    energy = g.op("Sub", g.constant(memory.peak, np.float64), log_sum)
+    energy = g.op("Mul", energy, g.constant(2.0 * variance, np.float64))
+    energy = g.op("Max", energy, g.constant(0.0, np.float64))
+    some = g.op("Slice", log_kernel, g.ints(0), g.ints(len(memory.references)), axis)  # [r, b]
+    return g.op("Cast", energy, to=_FLOAT), some
+
+
+def _references_first(references: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    rest = np.ones(n, dtype=bool)
+    rest[references] = False
+    return np.concatenate([references, np.flatnonzero(rest)])
+
+
+def _views(g: GraphBuilder, score: FrozenScore, x: Value, gaps: Value) -> tuple[Value, Value]:
+    """Blame by distance and posterior, [c, n_columns] each; see `Attribution.views`.
+
+    All gaps are in units of the kernel's variance, and negative: what an exponential takes. A pass
+    over [c, b] costs more than any other part of the graph, so there are as few as can be.
+    """
+    attribution, axis = score.attribution, g.ints(1)
+    zero = g.constant(0.0, np.float32)
+    nearest = g.op("ReduceMin", gaps, axis, keepdims=1)  # [c, 1]
+    grown = g.op("Mul", g.op("Max", nearest, zero), g.constant(RELATIVE_VARIANCE, np.float32))
+    variance = g.op("Add", grown, g.constant((REACH * attribution.width) ** 2, np.float32))
+    steepness = g.op("Div", g.constant(-0.5, np.float32), variance)  # [c, 1]
+    scaled = g.op("Mul", gaps, steepness)
+    counts = attribution.counts.numpy().reshape(-1, 1)
+    weights, shares = g.constant(counts), g.constant((counts / counts.sum()).astype(np.float32))
+    without, around, marginal = [], [], []
+    for features in (f for f in attribution.features if len(f)):
+        gap = _gap(g, score, x, features.numpy(), steepness)  # [c, b]
+        rest = g.op("Sub", scaled, gap)
+        most = g.op("ReduceMax", rest, axis, keepdims=1)  # [c, 1]
+        without.append(most)
+        around.append(g.op("MatMul", g.op("Exp", g.op("Sub", rest, most)), weights))
+        marginal.append(g.op("MatMul", g.op("Exp", gap), shares))
+    rests = g.op("Concat", *without, axis=1)
+    most = g.op("ReduceMax", rests, axis, keepdims=1)
+    posterior = g.op("Mul", g.op("Exp", g.op("Sub", rests, most)), g.op("Concat", *around, axis=1))
+    heard_of = g.op("Concat", *marginal, axis=1)
+    heard_of = g.op("Add", heard_of, g.constant(UNHEARD_OF, np.float32))
+    posterior = g.op("Mul", posterior, heard_of)
+    nearer = g.op("Sub", rests, g.op("Mul", nearest, steepness))
+    blame = g.op("Max", g.op("Div", nearer, g.op("Neg", steepness)), zero)
+    return _spread(g, score, blame), _spread(g, score, posterior)
+
+
+def _spread(g: GraphBuilder, score: FrozenScore, values: Value) -> Value:
+    """Give columns without features their 0: [c, columns with features] -> [c, n_columns]."""
+    columns = [i for i, f in enumerate(score.attribution.features) if len(f)]
+    if len(columns) == score.n_columns:
+        return values
+    matrix = np.zeros((len(columns), score.n_columns), dtype=np.float32)
+    matrix[np.arange(len(columns)), columns] = 1.0
+    return g.op("MatMul", values, g.constant(matrix))
+
+
+def _gap(
+    g: GraphBuilder, score: FrozenScore, x: Value, features: NDArray[np.int64], steepness: Value
+) -> Value:
+    """Squared distances to the references in some features times `steepness`, [c, b]."""
+    known = _array(score.attribution.references)[:, features]  # [b, k]
+    if len(features) <= BY_DIFFERENCES:
+        squares = []
+        for j, feature in enumerate(features.tolist()):
+            value = g.op("Gather", x, g.ints(feature), axis=1)  # [c, 1]
+            gap = g.op("Sub", value, g.constant(known[:, j].reshape(1, -1)))
+            squares.append(g.op("Mul", gap, gap))
+        gap = squares[0] if len(squares) == 1 else g.op("Sum", *squares)
+        return g.op("Mul", gap, steepness)
+    values = g.op("Gather", x, g.constant(features), axis=1)  # [c, k]
+    norm = row_sum(g, g.op("Mul", values, values), len(features))
+    bias = np.square(known).sum(axis=1).reshape(1, -1)
+    crossed = g.op("Gemm", values, g.constant(known.T), g.constant(bias), alpha=-2.0)
+    return g.op("Mul", g.op("Add", crossed, norm), steepness)
+
+
+def _inverted(g: GraphBuilder, score: FrozenScore, m: int, x: Value) -> tuple[Value, Value]:
+    """Energy left after inverting one member from its code, [c, 1]; squared residual, [c, d].
+
+    With y the way from the start, and y' that of one step before, a step with momentum mu is
+
+        y <- (1 + mu) y - mu y' + gradient direction + pull y direction
+
+    so that neither the velocity nor the code itself is needed: the first layer of the generator
+    is linear, and takes start and y apart.
+    """
+    settings = score.settings.inversion
+    net = _member(score.generator, m)
+    pull, momentum = float(score.pull[m]), settings.momentum
+    direction = settings.learning_rate * _array(score.preconditioner[m]).T.astype(np.float64)
+    # Folded into the last product of the backward pass: gradient, then direction.
+    to_way = -(net.matrices[0].T.astype(np.float64) @ direction).astype(np.float32)
+    onward = (1.0 + momentum) * np.eye(len(direction)) - pull * direction
+    negated = g.op("Sub", g.constant(net.biases[2].ravel()), x)
+    first_layer, *weights = (g.constant(w, stem="w") for w in net.matrices)
+    start = mlp(g, x, _member(score.encoder, m))[-1]  # [c, k]
+    from_start = affine(g, start, net.matrices[0], net.biases[0])  # [c, w]
+    hidden, slopes = _generator_layers(g, from_start, net)
+    first = residual = g.op("Gemm", hidden, weights[1], negated)
+    way = before = None
+    for _ in range(settings.n_steps):
+        back = g.op("Mul", g.op("Gemm", residual, weights[1], transB=1), slopes[1])
+        back = g.op("Mul", g.op("Gemm", back, weights[0], transB=1), slopes[0])
+        step = [back, g.constant(to_way)]
+        if way is not None:
+            known = [] if before is None else [before]
+            kept = [way, g.constant(onward, np.float32), *known]
+            step.append(g.op("Gemm", *kept, **({"beta": -momentum} if known else {})))
+        way, before = g.op("Gemm", *step), way
+        hidden, slopes = _generator_layers(g, g.op("Gemm", way, first_layer, from_start), net)
+        residual = g.op("Gemm", hidden, weights[1], negated)
+    return _keep_better(g, first, residual, way, pull, net)
+
+
+def _generator_layers(
+    g: GraphBuilder, first: Value, net: Network
+) -> tuple[Value, tuple[Value, Value]]:
+    """Last hidden activations of the generator, [c, w], and the slopes of both layers.
+
+    `first` is what goes into the first activation. The slope of an exponential linear unit is
+    exp(min(x, 0)), of which the unit itself is made. It is not onnxruntime's own unit: the last
+    bits of that depend on where in the batch, and so on which thread, an element stands.
+    """
+    zero, one = g.constant(0.0, np.float32), g.constant(1.0, np.float32)
+
+    def unit(x: Value) -> tuple[Value, Value]:
+        slope = g.op("Exp", g.op("Min", x, zero))
+        return g.op("Max", x, g.op("Sub", slope, one)), slope
+
+    hidden, slope = unit(first)
+    last, last_slope = unit(affine(g, hidden, net.matrices[1], net.biases[1]))
+    return last, (slope, last_slope)
+
+
+def _keep_better(
+    g: GraphBuilder, first: Value, last: Value, way: Value | None, pull: float, net: Network
+) -> tuple[Value, Value]:
+    """Energy and squared residual, of the start where the steps did not help."""
+    latent_dim, width = len(net.matrices[0]), net.matrices[-1].shape[1]
+    square_first = g.op("Mul", first, first)
+    norm_first = row_sum(g, square_first, width)
+    if way is None:
+        return norm_first, square_first
+    square_last = g.op("Mul", last, last)
+    cost = g.op("Mul", way, way)
+    cost = g.op("MatMul", cost, g.constant(np.full((latent_dim, 1), pull), np.float32))
+    energy_last = g.op("Add", row_sum(g, square_last, width), cost)
+    better = g.op("Less", energy_last, norm_first)
+    energy = g.op("Where", better, energy_last, norm_first)
+    return energy, g.op("Where", better, square_last, square_first)
