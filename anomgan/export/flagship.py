@@ -330,9 +330,11 @@ def _inverted(g: GraphBuilder, score: FrozenScore, m: int, x: Value) -> tuple[Va
         back = g.op("Mul", g.op("Gemm", back, weights[0], transB=1), slopes[0])
         step = [back, g.constant(to_way)]
         if way is not None:
-            known = [] if before is None else [before]
-            kept = [way, g.constant(onward, np.float32), *known]
-            step.append(g.op("Gemm", *kept, **({"beta": -momentum} if known else {})))
+            kept = way, g.constant(onward, np.float32)
+            if before is None:
+                step.append(g.op("Gemm", *kept))
+            else:
+                step.append(g.op("Gemm", *kept, before, beta=-momentum))
         way, before = g.op("Gemm", *step), way
         hidden, slopes = _generator_layers(g, g.op("Gemm", way, first_layer, from_start), net)
         residual = g.op("Gemm", hidden, weights[1], negated)
