@@ -21,7 +21,7 @@ from anomgan.calibration import LEAST_FOR_TAIL, Calibrator, require_rate
 from anomgan.detectors.base import Detector
 from anomgan.errors import TableError, UsageError
 from anomgan.groups import AnyCalibrator, GroupedCalibrator, calibrate_groups, row_groups
-from anomgan.learning import Apart, FitControl, Learnt, choose_device
+from anomgan.learning import Apart, FitControl, HeldOut, Learnt, choose_device
 from anomgan.nets.threads import one_thread
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.attribution import EXPLAINED_QUANTILE
@@ -49,7 +49,8 @@ class FittedModel:
 
     `probe` are the few rows stored with the model, broken ones among them; `check` are real and
     mixed rows on which an export is compared with torch. `profile` is what new rows as a whole are
-    compared with; models of an earlier anomgan have none.
+    compared with; models of an earlier anomgan have none. `held_out` are the rows that calibrated,
+    of models that held them out of everything.
     """
 
     schema: Schema
@@ -65,6 +66,7 @@ class FittedModel:
     probe: Rows
     check: Rows
     profile: Profile | None
+    held_out: HeldOut | None = None
 
     def scores(self, rows: Rows) -> NDArray[np.float32]:
         """Score [n] of checked rows, by torch."""
@@ -171,7 +173,17 @@ def fit_rows(
         check=_check_rows(rows, rng),
         # A generator of its own, so that what else is drawn stays what it was.
         profile=Profile.fit(schema, rows, calibrator.scores, np.random.default_rng([seed, 2])),
+        held_out=_held_out(division, apart, learnt, own),
     )
+
+
+def _held_out(
+    division: Division, apart: Apart, learnt: Learnt, groups: NDArray[Any] | None
+) -> HeldOut | None:
+    """Keep the rows that calibrate, where nothing else was learnt from them."""
+    if division.fold is not None:
+        return None
+    return HeldOut(apart.features, apart.surprise, learnt.position, groups)
 
 
 def _enough(n: int) -> int:

@@ -144,6 +144,7 @@ def learn(
         networks={k: v.cpu() for k, v in trained.networks.state_dict().items()},
         parameters=replace(parameters, n_members=sizes.n_members, latent_dim=sizes.latent_dim),
         facts=_facts(trained),
+        position=trained.position.cpu(),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anomgan.errors import UsageError
@@ -33,6 +34,7 @@ __all__ = [
     "MONITOR_ROWS",
     "Apart",
     "FitControl",
+    "HeldOut",
     "Learnt",
     "choose_device",
     "distinct_rows",
@@ -134,6 +136,26 @@ class Apart:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """The rows that calibrated a score, as it met them.
+
+    Attributes
+    ----------
+    features : Tensor float32 [v, d]
+    surprise : Tensor float32 [v, n_columns]
+    own : Tensor int64 [v] or None
+        Where each stands in the score's memory, -1 where it does not; None: the score has none.
+    groups : object [v] of str or None
+        What each is calibrated by.
+    """
+
+    features: Tensor
+    surprise: Tensor
+    own: Tensor | None = None
+    groups: NDArray[np.object_] | None = None
+
+
+@dataclass(frozen=True)
 class Learnt:
     """What a fit of any detector gives.
 
@@ -151,6 +173,8 @@ class Learnt:
         Resolved: nothing is left open.
     facts : dict
         JSON-ready facts of this kind of detector.
+    position : Tensor int64 [v] or None
+        Where each calibrating row stands in the score's memory, -1 where it does not.
     """
 
     score: RowScore
@@ -160,6 +184,7 @@ class Learnt:
     networks: dict[str, Tensor]
     parameters: Any
     facts: dict[str, Any]
+    position: Tensor | None = None
 
 
 def torch_seed(seed: int, *purpose: int) -> int:

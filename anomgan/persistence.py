@@ -19,13 +19,21 @@ from torch import Tensor
 
 from anomgan import __version__
 from anomgan.bundle import FORMAT_VERSION, Bundle, Manifest
+from anomgan.calibration import Calibrator
 from anomgan.detectors.base import Detector
 from anomgan.detectors.registry import DETECTORS
-from anomgan.errors import AnomganError, ModelCorruptError
+from anomgan.distillation import N_STEPS, distil
+from anomgan.errors import AnomganError, ModelCorruptError, UsageError
 from anomgan.export import Parity, build_scorer, check_parity, run_scorer
 from anomgan.export.parity import check_p_values
 from anomgan.fitting import FittedModel
-from anomgan.groups import AnyCalibrator, calibrator_from_arrays, row_p_values
+from anomgan.groups import (
+    AnyCalibrator,
+    GroupedCalibrator,
+    calibrator_from_arrays,
+    row_p_values,
+)
+from anomgan.learning import HeldOut
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.frozen import FrozenScore, ScoreSettings
 from anomgan.scoring.program import ProgramScore, RowScore
@@ -33,17 +41,24 @@ from anomgan.tables import Rows, Schema
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.profile import Profile
 from anomgan.training.health import Health
-from anomgan.training.loop import TrainingRecord
+from anomgan.training.loop import Progress, TrainingRecord
 
-__all__ = ["export_scorer", "load_fitted", "save_fitted"]
+__all__ = ["export_fast", "export_scorer", "load_fitted", "save_fitted"]
 
 _SCORE, _NETWORKS = "score.", "networks."
 
 
 def export_scorer(
-    fitted: FittedModel, *, created_at: str
+    fitted: FittedModel, *, created_at: str, more: Mapping[str, str] | None = None
 ) -> tuple[bytes, Parity, dict[str, NDArray[Any]]]:
     """Build the scoring graph; check it on real rows and on the probe rows.
+
+    Parameters
+    ----------
+    fitted : FittedModel
+    created_at : str
+    more : mapping of str to str, optional
+        Metadata of the graph beside what every graph has.
 
     Returns
     -------
@@ -61,6 +76,7 @@ def export_scorer(
         "anomgan.detector": fitted.parameters.name,
         "anomgan.created_at": created_at,
         "anomgan.calibration": json.dumps(fitted.calibrator.summary(), sort_keys=True),
+        **(more or {}),
     }
     model = build_scorer(
         fitted.schema, fitted.encoder, fitted.score, fitted.calibrator, metadata=metadata
@@ -68,6 +84,64 @@ def export_scorer(
     parity, _ = _compared(model, fitted, fitted.check)
     _, outputs = _compared(model, fitted, fitted.probe)
     return model, parity, outputs
+
+
+def export_fast(
+    fitted: FittedModel,
+    *,
+    created_at: str,
+    n_steps: int = N_STEPS,
+    progress: Progress | None = None,
+) -> tuple[bytes, Parity, Mapping[str, float]]:
+    """Distil a student of the score, calibrate it, and build its graph.
+
+    Parameters
+    ----------
+    fitted : FittedModel
+    created_at : str
+    n_steps : int
+        Steps that the student learns.
+    progress : callable, optional
+        Called while the student learns.
+
+    Returns
+    -------
+    tuple of bytes, Parity, mapping
+        The model, the agreement of graph and torch, and how near the student comes to the score
+        (`anomgan.distillation.Distilled`), which the metadata hold as ``anomgan.fast``.
+
+    Raises
+    ------
+    UsageError
+        The model keeps no held-out rows, or these are too few for the rate under the student.
+    ExportError
+        The graph disagrees with torch.
+    """
+    held_out = fitted.held_out
+    if held_out is None:
+        raise UsageError(
+            "a fast scorer is calibrated on rows that nothing was learnt from, and this model "
+            "keeps none (it was fitted with calibration 'cross', or by an earlier anomgan): fit it "
+            "again, with calibration 'split'"
+        )
+    seed = int(fitted.facts["seed"])
+    distilled = distil(fitted.score, held_out, seed=seed, n_steps=n_steps, progress=progress)
+    calibrator = _calibrated(fitted.calibrator, distilled.scores, held_out)
+    student = replace(fitted, score=distilled.score, calibrator=calibrator)
+    facts = {name: round(value, 6) for name, value in distilled.facts.items()}
+    more = {"anomgan.fast": json.dumps(facts, sort_keys=True)}
+    model, parity, _ = export_scorer(student, created_at=created_at, more=more)
+    return model, parity, distilled.facts
+
+
+def _calibrated(
+    known: AnyCalibrator, scores: NDArray[np.float32], held_out: HeldOut
+) -> AnyCalibrator:
+    """Calibrate other scores of the held-out rows as these were: same rate, same groups."""
+    pooled = Calibrator.fit(scores, false_alarm_rate=known.false_alarm_rate)
+    if not isinstance(known, GroupedCalibrator) or held_out.groups is None:
+        return pooled
+    return GroupedCalibrator.fit(known.by, scores, held_out.groups, pooled) or pooled
 
 
 def _compared(
@@ -126,6 +200,8 @@ def save_fitted(
         "encoder": fitted.encoder.to_dict(),
         "settings": fitted.score.settings_dict(),
     }
+    if fitted.held_out is not None and fitted.held_out.groups is not None:
+        scoring["held_out_groups"] = fitted.held_out.groups.tolist()
     tensors = {_SCORE + k: v for k, v in fitted.score.tensors().items()}
     tensors |= {_NETWORKS + k: v.contiguous() for k, v in fitted.networks.items()}
     files: dict[str, bytes | Path] = {
@@ -137,6 +213,8 @@ def save_fitted(
     }
     if fitted.profile is not None:
         files[_PROFILE_FILE] = json.dumps(fitted.profile.to_dict(), allow_nan=False).encode()
+    if fitted.held_out is not None:
+        files[_HELD_OUT_FILE] = save_tensors(_held_out_tensors(fitted.held_out))
     return Bundle.save(path, files=files, manifest=manifest, overwrite=overwrite)
 
 
@@ -180,6 +258,7 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
             probe=rows,
             check=rows,
             profile=_profile(bundle),
+            held_out=_held_out(bundle, encoder, scoring.get("held_out_groups")),
         )
     except ModelCorruptError as error:
         if str(path) in str(error):
@@ -191,6 +270,7 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
 
 _OLDEST_TORCH_FORMAT = 2
 _PROFILE_FILE = "profile.json"
+_HELD_OUT_FILE = "held-out.safetensors"
 _RECORDED = ("source", "notes", "parity", "history")
 
 
@@ -237,6 +317,27 @@ def _profile(bundle: Bundle) -> Profile | None:
     if _PROFILE_FILE not in bundle.names:
         return None
     return Profile.from_dict(json.loads(bundle.read(_PROFILE_FILE)))
+
+
+def _held_out_tensors(held_out: HeldOut) -> dict[str, Tensor]:
+    tensors = {"features": held_out.features, "surprise": held_out.surprise}
+    if held_out.own is not None:
+        tensors["own"] = held_out.own
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _held_out(bundle: Bundle, encoder: FeatureEncoder, groups: Any) -> HeldOut | None:
+    """Read the rows that calibrated; None in models of an earlier anomgan, and with folds."""
+    if _HELD_OUT_FILE not in bundle.names:
+        return None
+    tensors = load_tensors(bundle.read(_HELD_OUT_FILE))
+    features, surprise, own = tensors["features"], tensors["surprise"], tensors.get("own")
+    n = len(features)
+    fits = features.shape == (n, encoder.n_features) and surprise.shape == (n, encoder.n_columns)
+    if not fits or (own is not None and own.shape != (n,)) or (groups and len(groups) != n):
+        raise ModelCorruptError(f"the rows of {_HELD_OUT_FILE} are not of this model")
+    named = None if groups is None else np.array([str(name) for name in groups], dtype=object)
+    return HeldOut(features, surprise, own, named)
 
 
 def _part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from io import StringIO
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 Numbers = NDArray[np.float64]
+Exported = Literal["", "exported", "fast"]
 Fitted = Callable[[Numbers], Numbers]  # rows [n, d] to scores [n]
 Fitter = Callable[[Numbers, int], Fitted]  # training rows and a seed to a fitted scorer
 
@@ -186,15 +187,16 @@ class OwnDetector:
         Of `anomgan.presets.DETECTOR_NAMES`.
     parameters : mapping
         Its other parameters.
-    exported : bool
-        Score by the exported graph in onnxruntime, as users do, instead of by torch; the export is
+    exported : str
+        Score by an exported graph in onnxruntime, as users do, instead of by torch: ``"exported"``
+        by the full one, ``"fast"`` by the one that `anomgan export --fast` makes; the export is
         then part of the fit.
     """
 
     seed: int
     name: str = DETECTOR_NAMES[0]
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    exported: bool = False
+    exported: Exported = ""
 
     def __post_init__(self) -> None:
         from anomgan.estimator import detector_class  # here: to load torch is no part of a fit
@@ -204,29 +206,34 @@ class OwnDetector:
     def fit(self, X: Any) -> Self:
         """Learn from normal rows; calibration rows are held out inside."""
         self._detector.fit(X)
-        self._scorer = _exported(self._detector.model_) if self.exported else None
+        self._scorer = _exported(self._detector.model_, self.exported) if self.exported else None
         return self
 
     def score(self, X: Any) -> Numbers:
         """Score rows, float64 [n]."""
         if self._scorer is not None:
-            return self._scorer.score(X).score.astype(np.float64)
+            verdicts = self._scorer.score(X)
+            self._p_values = verdicts.p_value.astype(np.float64)
+            return verdicts.score.astype(np.float64)
         scores: Numbers = self._detector.anomaly_score(X)
         return scores
 
     def p_values(self, scores: Numbers) -> Numbers:
-        """Return the model's own p-values of its scores, float64 [n]."""
+        """Return the model's own p-values of its scores, float64 [n]; the fast one has its own."""
+        if self.exported == "fast":
+            return self._p_values
         calibrator = self._detector.model_.calibrator
         return row_p_values(calibrator, scores.astype(np.float32), None)
 
 
-def _exported(fitted: FittedModel) -> Scorer:
+def _exported(fitted: FittedModel, kind: Exported) -> Scorer:
     """Open the graph that a model is exported as, one call at a time."""
-    from anomgan.persistence import export_scorer
+    from anomgan.persistence import export_fast, export_scorer
     from anomgan.serving.providers import make_session
     from anomgan.serving.scorer import Scorer
 
-    graph, _, _ = export_scorer(fitted, created_at="now")
+    export = export_fast if kind == "fast" else export_scorer
+    graph = export(fitted, created_at="now")[0]
     session, note = make_session(graph, providers="cpu")
     return Scorer(session, source="the exported graph", provider_note=note, threads=1)
 
@@ -322,7 +329,7 @@ def detectors(
     names: Sequence[str],
     parameters: Mapping[str, Any] | None = None,
     *,
-    exported: bool = False,
+    exported: Exported = "",
     calibrated: bool = True,
 ) -> dict[str, Callable[[int], Detector]]:
     """Return what makes each named detector from a seed, by the label that results carry.
@@ -334,9 +341,9 @@ def detectors(
     parameters : mapping, optional
         Parameters of our detectors among them. They become part of the label, as
         ``anomgan(n_steps=20)``, so that runs with other parameters are other runs.
-    exported : bool
-        Whether ours score by their exported graphs. That is part of the label too, as
-        ``anomgan(exported)``.
+    exported : str
+        Whether ours score by their exported graphs, ``"exported"`` or ``"fast"``. That is part of
+        the label too, as ``anomgan(exported)``.
     calibrated : bool
         Whether others' methods, which have no p-values of their own, get some by a second fit.
 
@@ -374,9 +381,9 @@ def detectors(
     return made
 
 
-def _label(name: str, parameters: Mapping[str, Any], *, exported: bool) -> str:
+def _label(name: str, parameters: Mapping[str, Any], *, exported: Exported) -> str:
     shown = [f"{key}={value}" for key, value in sorted(parameters.items())]
-    shown += ["exported"] if exported else []
+    shown += [exported] if exported else []
     return f"{name}({';'.join(shown)})" if shown else name
 
 

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from anomgan.export.graph import GraphBuilder, Value
 from anomgan.nets.arithmetic import Arithmetic, Matrix
+from anomgan.nets.batched import LEAK, Activation
 
 __all__ = ["GraphArithmetic"]
 
@@ -86,6 +87,18 @@ class GraphArithmetic(Arithmetic[Value]):
     def choose(self, condition: Value, a: Value, b: Value) -> Value:
         """Take `a` where the condition is above 0, and `b` elsewhere."""
         return self.g.op("Where", self.g.op("Greater", condition, self.constant(0.0)), a, b)
+
+    def activate(self, a: Value, activation: Activation) -> Value:
+        """Apply a hidden layer's activation: rectifiers as nodes that join the product before."""
+        if activation == "leaky_relu":
+            return self.g.op("LeakyRelu", a, alpha=LEAK)
+        if activation == "relu":
+            return self.g.op("Relu", a)
+        return super().activate(a, activation)
+
+    def row_max(self, x: Value) -> Value:
+        """Take the largest of each row: [n, width] -> [n, 1]."""
+        return self.g.op("ReduceMax", x, self.g.ints(1), keepdims=1)
 
     def concatenate(self, *values: Value) -> Value:
         """Put values side by side."""

@@ -63,9 +63,11 @@ def add_encoder(
 
 
 def _values(g: GraphBuilder, encoder: FeatureEncoder, numeric: Value, missing: Value) -> Value:
-    columns = g.constant(encoder.value_columns, np.int64)
-    values = g.op("Gather", numeric, columns, axis=1)
-    absent = g.op("Gather", missing, columns, axis=1)
+    values, absent = numeric, missing
+    if not np.array_equal(encoder.value_columns, np.arange(len(encoder.numeric_position))):
+        columns = g.constant(encoder.value_columns, np.int64)
+        values = g.op("Gather", numeric, columns, axis=1)
+        absent = g.op("Gather", missing, columns, axis=1)
     values = g.op("Where", absent, g.constant(encoder.fill, np.float64), values)
     values = g.op("Sub", values, g.constant(encoder.mean, np.float64))
     # A true division: multiplying by the reciprocal rounds differently.

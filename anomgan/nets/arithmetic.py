@@ -146,6 +146,10 @@ class Arithmetic(ABC, Generic[V]):
         """Take `a` where the condition is above 0, and `b` elsewhere (NaN included)."""
 
     @abstractmethod
+    def row_max(self, x: V) -> V:
+        """Take the largest of each row: [n, width] -> [n, 1]."""
+
+    @abstractmethod
     def concatenate(self, *values: V) -> V:
         """Put values side by side."""
 

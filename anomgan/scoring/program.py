@@ -134,6 +134,10 @@ class TorchArithmetic(Arithmetic[Tensor]):
         """Take `a` where the condition is above 0, and `b` elsewhere."""
         return torch.where(condition > 0, a, b)
 
+    def row_max(self, x: Tensor) -> Tensor:
+        """Take the largest of each row: [n, width] -> [n, 1]."""
+        return x.amax(dim=1, keepdim=True)
+
     def concatenate(self, *values: Tensor) -> Tensor:
         """Put values side by side."""
         return torch.cat(values, dim=1)

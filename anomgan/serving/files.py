@@ -24,13 +24,14 @@ from anomgan.false_discovery import (
 from anomgan.serving.cautions import PValueEnds
 from anomgan.serving.drift import DriftMonitor, DriftReport
 from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
+from anomgan.serving.providers import make_session
 from anomgan.serving.reasons import describe_rows
 from anomgan.serving.scorer import SCORER_FILE, OnBadRow, ScoredBatch, Scorer
 from anomgan.serving.spool import write_discoveries
 from anomgan.serving.writers import Format, open_writer
 from anomgan.tables.readers import TableReader
 
-__all__ = ["ScoreSummary", "TopRow", "copy_scorer", "score_table"]
+__all__ = ["ScoreSummary", "TopRow", "copy_scorer", "score_table", "write_scorer"]
 
 _TOP_ROWS = 5
 _TOP_FEATURES = 3
@@ -382,6 +383,18 @@ def copy_scorer(model: str | os.PathLike[str], output: str) -> Scorer:
     """
     bundle = Bundle.open(model)
     scorer = Scorer.open(model, providers="cpu")
-    with AtomicFile(output) as file:
-        file.write(bundle.read(SCORER_FILE))
+    _write(bundle.read(SCORER_FILE), output)
     return scorer
+
+
+def write_scorer(graph: bytes, output: str) -> Scorer:
+    """Write a scoring graph, after opening it; see `copy_scorer`."""
+    session, note = make_session(graph, providers="cpu")
+    scorer = Scorer(session, source=output, provider_note=note)
+    _write(graph, output)
+    return scorer
+
+
+def _write(graph: bytes, output: str) -> None:
+    with AtomicFile(output) as file:
+        file.write(graph)

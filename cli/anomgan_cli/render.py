@@ -32,6 +32,7 @@ __all__ = [
     "say_quality",
     "say_schema",
     "say_score",
+    "say_student",
     "scoring_progress",
     "stderr",
     "table",
@@ -41,6 +42,9 @@ __all__ = [
     "write_quality",
     "write_summary",
 ]
+
+_NOTABLE_LOSS = 1.0
+"""Points of AUROC that a fast scorer may lose before that is said to be a loss."""
 
 _PLAIN_WIDTH = 160  # of tables where there is no terminal to measure
 _SHOWN_CATEGORIES = 6
@@ -397,6 +401,18 @@ def say_interface(scorer: Scorer, path: str) -> None:
     names = ", ".join(scorer.feature_names)
     rows.append(["output contributions", f"float [N, {width}]", f"shares of the score: {names}"])
     table(["name", "type", "meaning"], rows, on_stderr=True)
+
+
+def say_student(facts: Mapping[str, float]) -> None:
+    """Say how near a fast scorer comes to the score it was taught."""
+    fast, full = (100.0 * facts[name] for name in ("auroc_fast", "auroc_full"))
+    say(
+        f"Fast scorer: ranks held-out rows like the full score to {facts['rank_correlation']:.3f} "
+        f"(rank correlation), and tells mixed rows from them with an AUROC of {fast:.2f} against "
+        f"{full:.2f}."
+    )
+    if fast < full - _NOTABLE_LOSS:
+        say("That is a loss: keep the full scorer where accuracy matters more than time.", "yellow")
 
 
 def write_inspection(manifest: Manifest, path: str, schema: Schema) -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+import polars as pl
 import pytest
 from toy_model import toy_bundle
 from typer.testing import CliRunner
 
+from anomgan import distillation, persistence
 from anomgan.bundle import Bundle
+from anomgan.distillation import distil
 from anomgan_cli.main import app
 
 
@@ -103,3 +106,45 @@ def test_the_version_and_help_are_there():
         assert f" {command} " in overview
         assert run(command, "--help").exit_code == 0
     assert "Exit codes: 0 done, 1 failure, 2 bad usage or bad input, 3 anomalies found" in overview
+
+
+def _quick(*arguments, **named):
+    return distil(*arguments, **(named | {"n_steps": 300}))
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A real model of few steps, and its table; students learn little too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(persistence, "distil", _quick)
+    monkeypatch.setattr(distillation, "_LESSONS", 8_000)
+    monkeypatch.setattr(distillation, "_SHARED", 2_000)
+    rng = np.random.default_rng(0)
+    load = rng.normal(size=300)
+    rows = pl.DataFrame({"load": load, "heat": 2.0 * load + 0.1 * rng.normal(size=300)})
+    rows.write_csv("normal.csv")
+    return tmp_path
+
+
+def test_export_fast_writes_a_scorer_and_says_what_it_loses(trained):
+    assert run("fit", "normal.csv", "--set", "n_steps=30", "-q").exit_code == 0
+    result = run("export", "--fast", "-o", "fast.onnx")
+    assert result.exit_code == 0, result.output
+    assert "Fast scorer: ranks held-out rows like the full score to 0." in result.stderr
+    assert "AUROC of" in result.stderr
+    Path("new.csv").write_text("load,heat\n0.1,0.2\n0.1,9.0\n")
+    assert run("score", "new.csv", "-m", "fast.onnx", "-q").exit_code == 0
+    scores = pl.read_csv("new.scores.csv")
+    assert scores["score"][1] > scores["score"][0]
+    assert scores["p_value"][1] < 0.1
+    assert run("export", "--fast", "-o", "again.onnx", "-q").stderr == ""
+    assert Path("again.onnx").read_bytes() == Path("fast.onnx").read_bytes()
+
+
+def test_export_fast_of_a_crossed_model_says_what_to_do(trained):
+    arguments = ["--calibration", "cross", "--set", "n_steps=10", "-q"]
+    assert run("fit", "normal.csv", *arguments).exit_code == 0
+    refused = run("export", "--fast", "-o", "fast.onnx")
+    assert refused.exit_code == 2
+    assert "fit it again, with calibration 'split'" in " ".join(refused.stderr.split())
+    assert not Path("fast.onnx").exists()

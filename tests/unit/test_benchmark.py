@@ -300,20 +300,29 @@ def test_exported_graphs_score_as_torch_does(name: str, monkeypatch: pytest.Monk
     split = _split(0)
     values = {"n_steps": 10} | ({"inversion_steps": 20} if name == "anogan" else {})
     found = {}
-    for exported in (False, True):
+    for exported in ("", "exported"):
         ((label, make),) = detectors([name], values, exported=exported).items()
-        assert label.endswith(";exported)") == exported
+        assert label.endswith(";exported)") == bool(exported)
         detector = make(0).fit(split.X_train)
         if exported:
             monkeypatch.setattr(detector._detector, "anomaly_score", None)
         found[exported] = detector.score(split.X_test)
-    np.testing.assert_allclose(found[True], found[False], rtol=1e-4)
-    assert found[True].dtype == np.float64
+    np.testing.assert_allclose(found["exported"], found[""], rtol=1e-4)
+    assert found["exported"].dtype == np.float64
+
+
+def test_fast_graphs_have_scores_and_p_values_of_their_own(tmp_path: Path) -> None:
+    methods = detectors(["anomgan"], {"n_steps": 10}, exported="fast")
+    assert list(methods) == ["anomgan(n_steps=10;fast)"]
+    detector = methods["anomgan(n_steps=10;fast)"](0).fit(_split(0).X_train)
+    scores = detector.score(_split(0).X_test)
+    assert len(detector.p_values(scores)) == len(scores)
+    assert scores[40:].min() > np.median(scores[:40])
 
 
 def test_exported_graphs_of_others_are_refused() -> None:
     with pytest.raises(UsageError, match="no detector of ours is compared"):
-        detectors(["iforest"], exported=True)
+        detectors(["iforest"], exported="exported")
 
 
 def test_others_may_go_without_their_second_fit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -124,6 +124,9 @@ Calibrated = Annotated[
         help="Measure the false alarms of others' methods too, which costs a second fit.",
     ),
 ]
+Fast = Annotated[
+    bool, typer.Option("--fast", help="Score ours by the graphs that `export --fast` makes.")
+]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in markdown.")]
 
 
@@ -144,6 +147,7 @@ def accuracy(
     output: Output = "benchmark-accuracy.csv",
     jobs: Jobs = 1,
     exported: Exported = False,
+    fast: Fast = False,
     false_alarms: Calibrated = True,
     markdown: Markdown = False,
     quiet: Quiet = False,
@@ -166,9 +170,9 @@ def accuracy(
     from anomgan.evaluation.summary import summarise
     from anomgan_cli.render import benchmark_progress, say_failures, write_summary
 
-    factories = detectors(
-        _split(methods) or DEFAULT_METHODS, values, exported=exported, calibrated=false_alarms
-    )
+    chosen_methods = _split(methods) or DEFAULT_METHODS
+    kind: Literal["", "exported", "fast"] = "fast" if fast else "exported" if exported else ""
+    factories = detectors(chosen_methods, values, exported=kind, calibrated=false_alarms)
     try:
         with benchmark_progress(quiet=quiet) as progress:
             runs = run_benchmark(cases, factories, numbers, output, jobs=jobs, progress=progress)

@@ -1,0 +1,443 @@
+"""A small student of a fitted score: one network, at the speed of a few matrix products.
+
+The score of a fitted detector compares a row with thousands of known ones, or searches its code.
+Where that costs too much, a student gives nearly the same: one perceptron, told the row and its
+distance to the nearest of a few centres of the known rows, that has learnt the logarithm of the
+score (knowledge distillation: Hinton, Vinyals & Dean, 2015), on known rows, on rows around them and
+between them, and on generated ones, as many as are wanted and all of them labelled by the score
+itself. It learns beside it how the score is shared among the columns.
+
+A student is calibrated like the score, on the same held-out rows. Neither its training nor the
+score that teaches it knows these: they are taken out of the memory before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from anomgan.errors import ModelError, UsageError
+from anomgan.evaluation.metrics import auroc
+from anomgan.learning import HeldOut, torch_seed
+from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Parts
+from anomgan.nets.batched import BatchedMLP
+from anomgan.nets.threads import one_thread
+from anomgan.scoring.frozen import FLOOR, FrozenScore
+from anomgan.scoring.program import ProgramScore, ProgramSettings, RowScore, TorchArithmetic
+from anomgan.training.loop import Phase, Progress, Sampler, Trainer, TrainingPlan
+
+__all__ = ["N_STEPS", "Distilled", "Student", "distil"]
+
+N_STEPS = 3000
+"""Steps that a student learns."""
+
+_LOWEST = 1e-3
+"""Scores are logarithms to a student; below this they are all alike."""
+_MOST = 60.0
+"""Logarithm of the largest score that a student's network gives: float32 ends at 88."""
+_STEEPEST = 20.0
+"""Largest logit of a share, either way."""
+_LESSONS = 60_000
+_SHARED = 15_000
+"""Lessons of which the student also learns the shares: these cost the teacher more."""
+_CENTRES = 256
+"""Most centres that a row is compared with. Networks are bad at distances: without these, scores of
+new normal rows came out far from the teacher's on some tables."""
+_NEAREST = 1e-2
+"""Added to the squared distance to the nearest centre, before its logarithm."""
+_PASS = 4096
+_START = 0.4
+"""Factor on the initial weights."""
+_SHARE_WEIGHT = 0.2
+"""Weight of the shares' cross-entropy beside the squared error of the standardised log score."""
+_CHECKED = 2000
+_NARROWEST, _WIDEST = 0.02, 4.0
+"""Range of the noise around known rows, in standardised units."""
+_MARGIN = 4.0
+"""How far beyond the known rows the network judges, in standardised units; further out, distance
+decides."""
+_FAR = (2.0, 8.0)
+"""Distances beyond that margin, a feature, at which the score's growth is measured."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """The formula: exp(net(b, log D^2)) + growth |x - b|^2.
+
+    b is the point of a box next to the row x, and D its distance to the nearest centre. The first
+    term is shared among the features by a softmax of a second read-out of the network.
+
+    Attributes
+    ----------
+    growth : float
+        Of the score beyond the box, a squared standard deviation.
+    """
+
+    growth: float
+
+    name: ClassVar[str] = "student"
+
+    def score(
+        self, a: Arithmetic[Any], networks: Mapping[str, FrozenNetwork], x: Any
+    ) -> Parts[Any]:
+        """Score rows x [n, d]."""
+        box, net, shares = (networks[name] for name in ("box", "student", "shares"))
+        near = a.minimum(a.maximum(x, a.constant(box.row(0))), a.constant(box.row(1)))
+        told_of = a.concatenate(near, log_distance(a, networks["centres"], near))  # [n, d + 1]
+        *_, hidden, told = a.network(told_of, net)
+        known = a.exp(a.minimum(told, a.constant(_MOST)))  # [n, 1]
+        logits = a.affine(hidden, shares.matrices[0], shares.biases[0])  # [n, d]
+        logits = a.maximum(a.minimum(logits, a.constant(_STEEPEST)), a.constant(-_STEEPEST))
+        weights = a.exp(logits)
+        unit = a.divide(known, a.row_sum(weights, shares.widths[1]))  # [n, 1]
+        beyond = a.scale(a.square(a.subtract(x, near)), self.growth)
+        return Parts(a.add(a.multiply(weights, unit), beyond), None)
+
+
+def log_distance(a: Arithmetic[Any], centres: FrozenNetwork, x: Any) -> Any:
+    """Log of the squared distance to the nearest centre, [n, 1]; see `_centres`."""
+    width = centres.widths[0]
+    nearest = a.row_max(a.affine(x, centres.matrices[0], centres.biases[0]))
+    squared = a.subtract(a.row_sum(a.square(x), width), a.scale(nearest, 2.0))
+    return a.log(a.add(a.maximum(squared, a.constant(0.0)), a.constant(_NEAREST)))
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A student, and how near it comes to its teacher.
+
+    Attributes
+    ----------
+    score : ProgramScore
+    scores : float32 [v]
+        Of the held-out rows.
+    facts : mapping of str to float
+        `rank_correlation` (Spearman) of both on held-out rows; `auroc_full` and `auroc_fast` of
+        both on held-out rows against mixed ones, whose cells come from two of them each.
+    """
+
+    score: ProgramScore
+    scores: NDArray[np.float32]
+    facts: Mapping[str, float]
+
+
+def distil(
+    score: RowScore,
+    held_out: HeldOut,
+    *,
+    seed: int = 0,
+    width: int = 128,
+    n_steps: int = N_STEPS,
+    batch_rows: int = 512,
+    progress: Progress | None = None,
+) -> Distilled:
+    """Train a student of a score.
+
+    Parameters
+    ----------
+    score : RowScore
+        The teacher, on the CPU.
+    held_out : HeldOut
+        The rows that calibrated it; they teach nothing.
+    seed : int
+        Source of every random draw.
+    width : int
+        Units of each of the three hidden layers.
+    n_steps, batch_rows : int
+        Of the training.
+    progress : callable, optional
+        See `anomgan.training.loop.Progress`.
+
+    Raises
+    ------
+    UsageError
+        `width`, `n_steps` or `batch_rows` is below 1, or no known row is left to learn from.
+    ModelError
+        The student's scores are not finite.
+    """
+    for name, value in (("width", width), ("n_steps", n_steps), ("batch_rows", batch_rows)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}, it must be at least 1")
+    rng = np.random.default_rng([seed, 3])
+    teacher = _without(score, held_out)
+    with one_thread():
+        rows = _lessons(teacher, rng)
+        low, high = rows.min(dim=0).values, rows.max(dim=0).values
+        centres = _centres(teacher, seed)
+        lessons = _Lessons(
+            torch.cat([rows, _log_distances(centres, rows)], dim=1),
+            _log_scores(teacher, rows),
+            _shares(teacher, rows[:_SHARED]),
+        )
+        network, shares = _taught(lessons, seed, width, n_steps, batch_rows, progress)
+        kept = score.tensors()
+        student = ProgramScore(
+            formula=Student(_growth(teacher, low, high, rng)),
+            networks={
+                "student": network,
+                "shares": shares,
+                "centres": centres,
+                "box": FrozenNetwork.numbers(torch.stack([low, high]).numpy()),
+            },
+            memory_rows=kept["memory_rows"],
+            memory_counts=kept["memory_counts"],
+            feature_column=score.feature_column,
+            n_columns=score.n_columns,
+            settings=ProgramSettings(unit=1.0, kernel_width=1.0),
+        )
+        scores = student.scores(held_out.features, held_out.surprise)
+        if not bool(torch.isfinite(scores).all()):
+            raise ModelError("the student's scores are not finite: distil with another seed")
+        facts = _compared(score, student, held_out, rng)
+    return Distilled(student, scores.numpy(), facts)
+
+
+def _without(score: RowScore, held_out: HeldOut) -> RowScore:
+    """Take the held-out rows out of what a score knows."""
+    if not isinstance(score, FrozenScore) or held_out.own is None:
+        return score
+    counts = score.memory_counts.clone()
+    own = held_out.own[held_out.own >= 0]
+    counts.index_add_(0, own, -torch.ones(len(own)))
+    left = counts > 0.0
+    if not bool(left.any()):
+        raise UsageError(
+            "every known row calibrates the model, and none is left for a student to learn from: "
+            "fit the model with calibration 'split'"
+        )
+    return replace(score, memory_rows=score.memory_rows[left], memory_counts=counts[left])
+
+
+def _lessons(teacher: RowScore, rng: np.random.Generator) -> Tensor:
+    """Make rows to learn from, [n, d].
+
+    Known rows; known rows with noise in some of their features; mixtures, whose features come
+    from two rows; points on the line through two rows, beyond one of them; and generated rows,
+    where the teacher has generators.
+    """
+    known, counts = _known(teacher)
+    d = known.shape[1]
+    shares = counts / counts.sum()
+
+    def some(n: int) -> NDArray[np.float32]:
+        return known[rng.choice(len(known), n, p=shares)]
+
+    n = _LESSONS // 20
+    plain = some(3 * n)
+    wide = np.exp(rng.uniform(math.log(_NARROWEST), math.log(_WIDEST), size=(9 * n, 1)))
+    hit = rng.random((9 * n, d)) < rng.random((9 * n, 1))
+    noisy = some(9 * n) + wide * hit * rng.standard_normal((9 * n, d))
+    mixed = np.where(rng.random((4 * n, d)) < 0.3, some(4 * n), some(4 * n))
+    ends = some(2 * n)
+    beyond = ends + 2.0 * rng.random((2 * n, 1)) * (ends - some(2 * n))
+    parts: list[NDArray[Any]] = [plain, noisy, mixed, beyond]
+    if isinstance(teacher, FrozenScore):
+        parts.append(_generated(teacher, 2 * n, rng))
+    rows = torch.from_numpy(rng.permutation(np.concatenate(parts).astype(np.float32)))
+    low, high = torch.from_numpy(known.min(axis=0)), torch.from_numpy(known.max(axis=0))
+    return torch.minimum(torch.maximum(rows, low - _MARGIN), high + _MARGIN)
+
+
+def _known(teacher: RowScore) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    tensors = teacher.tensors()
+    return tensors["memory_rows"].numpy(), tensors["memory_counts"].numpy().astype(np.float64)
+
+
+def _generated(teacher: FrozenScore, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Rows [about n, d] of all generators."""
+    members = teacher.n_members
+    latent = teacher.generator.matrices[0].shape[1]
+    codes = rng.standard_normal((members, -(-n // members), latent)).astype(np.float32)
+    made: Tensor = teacher.generator(torch.from_numpy(codes))
+    return made.flatten(0, 1).numpy()
+
+
+def _log_scores(teacher: RowScore, rows: Tensor) -> Tensor:
+    """Return what a student learns of rows [n, d], [n]."""
+    scores = teacher.scores(rows, torch.zeros(len(rows), teacher.n_columns)) - FLOOR
+    return scores.clamp(min=_LOWEST).log()
+
+
+def _shares(teacher: RowScore, rows: Tensor) -> Tensor:
+    """Return how the teacher shares its score of rows among features, [n, d]; rows sum to 1.
+
+    What is held against a row as a whole is left out. Features of one column have equal shares.
+    """
+    column = teacher.feature_column
+    by_column = teacher(rows, torch.zeros(len(rows), teacher.n_columns)).contributions[:, :-1]
+    features = torch.bincount(column, minlength=teacher.n_columns)
+    by_feature = (by_column / features.clamp(min=1))[:, column].clamp(min=0.0) + _LOWEST
+    return by_feature / by_feature.sum(dim=1, keepdim=True)
+
+
+def _centres(teacher: RowScore, seed: int) -> FrozenNetwork:
+    """Choose centres of the known rows, as the layer that maps a row x to x c - |c|^2 / 2.
+
+    That is largest for the nearest centre (k-means: Sculley, 2010); few known rows are centres
+    themselves.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    known, counts = _known(teacher)
+    if len(known) > _CENTRES:
+        means = MiniBatchKMeans(_CENTRES, random_state=seed, n_init=1)
+        known = means.fit(known, sample_weight=counts).cluster_centers_
+    half = 0.5 * np.square(known.astype(np.float64)).sum(axis=1)
+    columns = np.ascontiguousarray(known.T, dtype=np.float32)
+    return FrozenNetwork((columns,), (-half.astype(np.float32),))
+
+
+def _log_distances(centres: FrozenNetwork, rows: Tensor) -> Tensor:
+    """Give `log_distance` of many rows in passes, [n, 1]."""
+    arithmetic = TorchArithmetic()
+    starts = range(0, len(rows), _PASS)
+    parts = [log_distance(arithmetic, centres, rows[i : i + _PASS]) for i in starts]
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class _Lessons:
+    """What the network learns from.
+
+    Attributes
+    ----------
+    told : Tensor [n, d + 1]
+        Rows, and their `log_distance`.
+    targets : Tensor [n]
+        Log scores.
+    shares : Tensor [k, d]
+        How the scores of the first k rows are shared.
+    """
+
+    told: Tensor
+    targets: Tensor
+    shares: Tensor
+
+
+def _taught(
+    lessons: _Lessons,
+    seed: int,
+    width: int,
+    n_steps: int,
+    batch_rows: int,
+    progress: Progress | None,
+) -> tuple[FrozenNetwork, FrozenNetwork]:
+    """Train a network on the lessons; return it, and the last layer that gives the shares."""
+    n, w = lessons.told.shape
+    d = w - 1
+    mean, spread = float(lessons.targets.mean()), max(1e-6, float(lessons.targets.std()))
+    made = torch.Generator().manual_seed(torch_seed(seed, 3))
+    network = BatchedMLP(1, (w, width, width, width, 1 + d), generator=made)
+    with torch.no_grad():  # small weights begin smooth, and stay smoother between the lessons
+        for parameter in network.parameters():
+            parameter.mul_(_START)
+    draws = torch.Generator().manual_seed(torch_seed(seed, 4))
+    shares = torch.zeros(n, d)  # none: a row of zeros
+    shares[: len(lessons.shares)] = lessons.shares
+    targets = ((lessons.targets - mean) / spread).unsqueeze(1)
+    centre, scale = lessons.told[:, d].mean(), lessons.told[:, d].std().clamp(min=1e-6)
+    distance = (lessons.told[:, d:] - centre) / scale
+    sampler = Sampler(torch.cat([lessons.told[:, :d], distance, targets, shares], dim=1), 1, draws)
+
+    def loss() -> dict[str, Tensor]:
+        part = sampler.rows(batch_rows)[0]
+        target, share = part[:, w : w + 1], part[:, w + 1 :]
+        told = network(part[:, :w].unsqueeze(0))[0]
+        logs = told[:, 1:].log_softmax(dim=1)
+        entropy = -(share * logs).sum() / share.sum().clamp(min=1.0)
+        return {
+            "square": (told[:, :1] - target).square().mean(),
+            "shares": _SHARE_WEIGHT * entropy,
+        }
+
+    Trainer(
+        network,
+        players={"student": list(network.parameters())},
+        phases=(Phase("lesson", "student", loss),),
+        sampler=sampler,
+        plan=TrainingPlan(
+            n_steps=n_steps,
+            batch_rows=batch_rows,
+            learning_rate=2e-3,
+            betas=(0.9, 0.999),
+            weight_decay=1e-4,
+            ema_half_life_samples=0.02 * n_steps * batch_rows,
+        ),
+    ).run(progress=progress)
+    score, heads = _read_outs(network, mean, spread)
+    return _unscaled(score, float(centre), float(scale)), heads
+
+
+def _read_outs(
+    network: nn.Module, mean: float, spread: float
+) -> tuple[FrozenNetwork, FrozenNetwork]:
+    """Freeze a network of the score, its output times `spread` plus `mean`, and its other heads."""
+    if not isinstance(network, BatchedMLP):
+        raise TypeError(f"the student is a {type(network).__name__}")
+    frozen = FrozenNetwork.of(network)
+    *matrices, last = frozen.matrices
+    *biases, bias = frozen.biases
+    told = np.float32(spread) * last[:, :1]
+    told_bias = np.float32(spread) * bias[:1] + np.float32(mean)
+    score = replace(frozen, matrices=(*matrices, told), biases=(*biases, told_bias))
+    heads = FrozenNetwork((np.ascontiguousarray(last[:, 1:]),), (bias[1:].copy(),))
+    return score, heads
+
+
+def _unscaled(network: FrozenNetwork, centre: float, scale: float) -> FrozenNetwork:
+    """Fold the scaling of its last input into a network's first layer."""
+    first, bias = network.matrices[0].copy(), network.biases[0]
+    first[-1] /= np.float32(scale)
+    bias = bias - np.float32(centre) * first[-1]
+    return replace(
+        network, matrices=(first, *network.matrices[1:]), biases=(bias, *network.biases[1:])
+    )
+
+
+def _growth(teacher: RowScore, low: Tensor, high: Tensor, rng: np.random.Generator) -> float:
+    """Measure how fast a score grows beyond a box, a squared distance; above 0 in any case."""
+    known, _ = _known(teacher)
+    rows = torch.from_numpy(known[rng.permutation(len(known))[:256]])
+    side = torch.from_numpy(rng.random(rows.shape) < 0.5)
+    near, far = (torch.where(side, low - by, high + by) for by in _FAR)
+    at = torch.from_numpy(rng.integers(rows.shape[1], size=(len(rows), 1)))
+    near, far = (rows.scatter(1, at, points.gather(1, at)) for points in (near, far))
+    none = torch.zeros(len(rows), teacher.n_columns)
+    rise = teacher.scores(far, none) - teacher.scores(near, none)
+    growth = float(rise.median()) / (_FAR[1] ** 2 - _FAR[0] ** 2)
+    return growth if growth > 0.0 and math.isfinite(growth) else 1.0
+
+
+def _compared(
+    score: RowScore, student: ProgramScore, held_out: HeldOut, rng: np.random.Generator
+) -> dict[str, float]:
+    """Compare both on held-out rows, and on mixtures of them."""
+    from scipy.stats import rankdata
+
+    chosen = torch.from_numpy(np.sort(rng.permutation(len(held_out.features))[:_CHECKED]))
+    rows, none = held_out.features[chosen], held_out.surprise[chosen]
+    other = rows[torch.from_numpy(rng.permutation(len(rows)))]
+    mixed = torch.where(torch.from_numpy(rng.random(rows.shape) < 0.3), other, rows)
+    if isinstance(score, FrozenScore) and held_out.own is not None:
+        full = score.scores(rows, none, held_out.own[chosen])
+    else:
+        full = score.scores(rows, none)
+    pairs = [
+        (of_rows.numpy(), of_mixed.numpy())
+        for of_rows, of_mixed in (
+            (full, _without(score, held_out).scores(mixed, none)),
+            (student.scores(rows, none), student.scores(mixed, none)),
+        )
+    ]
+    ranks = [rankdata(normal) for normal, _ in pairs]
+    alike = float(np.corrcoef(*ranks)[0, 1]) if len(rows) > 1 else 1.0
+    labels = np.repeat([0, 1], len(rows))
+    aurocs = [auroc(labels, np.concatenate(pair)) for pair in pairs]
+    return {"rank_correlation": alike, "auroc_full": aurocs[0], "auroc_fast": aurocs[1]}
