@@ -32,6 +32,11 @@ TILE = 256
 STRIP = 32
 """Most rows of a pass over all known rows, whose results have to fit into the processor's cache."""
 
+_SMALL = 1 << 20
+"""Bytes of weights up to which a score is small."""
+_UNUSED = ("memory_rows", "memory_counts", "feature_column")
+"""Tensors that a score of the literature keeps for explanations; its graph has none of them."""
+
 _FLOAT, _DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 
 
@@ -77,7 +82,7 @@ def build_scorer(
     group = None
     if isinstance(calibrator, GroupedCalibrator):
         group = add_group_code(g, calibrator, schema, "categorical")
-    scores, p_values, contributions = _tiled(g, score, calibrator, features, surprise, group)
+    scores, p_values, contributions = _scored(g, score, calibrator, features, surprise, group)
     g.rename(g.op("LessOrEqual", p_values, rate), "is_anomaly")
     for value, name in ((scores, "score"), (p_values, "p_value"), (contributions, "contributions")):
         g.rename(value, name)
@@ -115,6 +120,49 @@ def _metadata(
         "anomgan.false_alarm_rate": repr(float(calibrator.false_alarm_rate)),
     }
     return dict(sorted((dict(metadata) | own).items()))
+
+
+def _scored(
+    g: GraphBuilder,
+    score: RowScore,
+    calibrator: AnyCalibrator,
+    features: Value,
+    surprise: Value,
+    group: Value | None,
+) -> tuple[Value, Value, Value]:
+    """Score in tiles; where the score is small, rows of one tile are scored without a scan.
+
+    Cutting tiles and scanning them takes about as long as a small network does for a single row.
+    The weights then stand in the graph twice.
+    """
+    small = sum(t.nbytes for name, t in score.tensors().items() if name not in _UNUSED)
+    if isinstance(score, FrozenScore) or small > _SMALL:
+        return _tiled(g, score, calibrator, features, surprise, group)
+    direct, tiled = GraphBuilder(g), GraphBuilder(g)
+    groups = () if group is None else (group,)
+    branches = [
+        (direct, _rows(direct, score, calibrator, features, surprise, *groups)),
+        (tiled, _tiled(tiled, score, calibrator, features, surprise, group)),
+    ]
+    shapes = (["N"], ["N"], ["N", score.n_columns + 1])
+    then, otherwise = (
+        branch.graph(
+            name,
+            [],
+            [
+                # A branch's output cannot be one of its inputs: a name of its own.
+                helper.make_tensor_value_info(branch.op("Identity", value), _FLOAT, shape)
+                for value, shape in zip(values, shapes, strict=True)
+            ],
+        )
+        for name, (branch, values) in zip(("direct", "tiled"), branches, strict=True)
+    )
+    n = g.op("Squeeze", g.op("Shape", features, start=0, end=1))
+    few = g.op("LessOrEqual", n, g.constant(TILE, np.int64))
+    scores, p_values, contributions = g.multi(
+        "If", few, outputs=3, then_branch=then, else_branch=otherwise
+    )
+    return scores, p_values, contributions
 
 
 def _tiled(
@@ -193,11 +241,24 @@ def _tile(
     *group: Value,
 ) -> tuple[Value, Value, Value]:
     """Score one tile: score [c], p-value [c], contributions [c, n_columns + 1], c = S r."""
-    strips, x = x, _flat(g, x, len(score.feature_column))
+    flat = _flat(g, x, len(score.feature_column))
     surprise = _flat(g, surprise, score.n_columns)
     group = tuple(_flat(g, code, 1) for code in group)
+    return _rows(g, score, calibrator, flat, surprise, *group, strips=x)
+
+
+def _rows(
+    g: GraphBuilder,
+    score: RowScore,
+    calibrator: AnyCalibrator,
+    x: Value,
+    surprise: Value,
+    *group: Value,
+    strips: Value | None = None,
+) -> tuple[Value, Value, Value]:
+    """Score rows [c, d], see `_tile`; the flagship wants them in strips, too."""
     states = row_sum(g, surprise, score.n_columns)
-    if isinstance(score, FrozenScore):
+    if isinstance(score, FrozenScore) and strips is not None:
         total, columns, whole = add_flagship(g, score, strips, x, states)
     elif isinstance(score, ProgramScore):
         total, columns, whole = add_program(g, score, x, states)

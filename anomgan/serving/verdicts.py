@@ -89,6 +89,8 @@ class Verdicts:
     def joined(parts: Sequence[Verdicts]) -> Verdicts:
         """Put consecutive verdicts of one scorer together."""
         first = parts[0]
+        if len(parts) == 1:
+            return first
 
         def column(name: str) -> Any:
             return np.concatenate([getattr(part, name) for part in parts])

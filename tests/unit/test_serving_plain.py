@@ -1,0 +1,76 @@
+"""Plain numbers reach the scorer without a table, and score as they do in one."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomgan import GANDetector
+from anomgan.errors import SchemaError, UsageError
+from anomgan.serving import Scorer
+
+PLAIN_CELLS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False, width=64),
+    st.integers(-(2**60), 2**60),
+    st.sampled_from([0.0, -0.0, 1e-310, 2**53, 2**53 + 1, -1e308]),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(PLAIN_CELLS, min_size=2, max_size=2))
+def test_plain_numbers_score_as_they_do_in_a_table(numbers_model: Path, cells: list[float]) -> None:
+    """The way round the table's reader leads to the same place, for rows and for arrays."""
+    scorer = _plain_scorer(numbers_model)
+    row = dict(zip(("load", "heat"), cells, strict=True))
+    by_table = scorer.score(pl.DataFrame({name: [value] for name, value in row.items()}))
+    quick = scorer.score(row)
+    assert quick.score.tobytes() == by_table.score.tobytes()
+    assert quick.contributions.tobytes() == by_table.contributions.tobytes()
+    assert (quick.first_row, quick.feature_names) == (by_table.first_row, by_table.feature_names)
+    array = np.array([cells], dtype=np.float64)
+    table = scorer.score(pl.DataFrame(array, schema=["load", "heat"]))
+    assert scorer.score(array).score.tobytes() == table.score.tobytes()
+
+
+@lru_cache(maxsize=1)
+def _plain_scorer(model: Path) -> Scorer:
+    return Scorer.open(model, providers="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def numbers_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    load = rng.normal(size=200)
+    rows = pd.DataFrame({"load": load, "heat": 2.0 * load + rng.normal(size=200)})
+    place = tmp_path_factory.mktemp("numbers") / "m"
+    GANDetector(n_steps=10, random_state=0).fit(rows).save(place)
+    return place
+
+
+def test_what_is_no_plain_number_takes_the_way_of_tables(numbers_model: Path) -> None:
+    scorer = _plain_scorer(numbers_model)
+    missing = scorer.score({"load": None, "heat": 1.0})
+    assert np.isfinite(missing.score).all()
+    assert (
+        scorer.score({"load": "1.5", "heat": 1}).score
+        == scorer.score({"load": 1.5, "heat": 1.0}).score
+    )
+    with pytest.raises(SchemaError, match="'heat' is missing"):
+        scorer.score({"load": 1.0})
+    with pytest.raises(SchemaError):
+        scorer.score({"load": float("inf"), "heat": 1.0})
+    with pytest.raises(UsageError, match="does not say which column is which"):
+        scorer.score(np.zeros((2, 3)))
+    gap = scorer.score(np.array([[np.nan, 1.0]]))
+    assert gap.score == missing.score
+    many = np.random.default_rng(0).normal(size=(1500, 2))
+    assert (scorer.score(many).score[:900] == scorer.score(many[:900]).score).all()
+    ints = np.arange(6).reshape(3, 2)
+    assert (scorer.score(ints).score == scorer.score(ints.astype(float)).score).all()
