@@ -144,7 +144,7 @@ def _scored(
         (direct, _rows(direct, score, calibrator, features, surprise, *groups)),
         (tiled, _tiled(tiled, score, calibrator, features, surprise, group)),
     ]
-    shapes = (["N"], ["N"], ["N", score.n_columns + 1])
+    shapes: tuple[list[str | int], ...] = (["N"], ["N"], ["N", score.n_columns + 1])
     then, otherwise = (
         branch.graph(
             name,
