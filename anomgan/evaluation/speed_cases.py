@@ -45,6 +45,7 @@ COUNTED_ROWS: Final = 1024
 IMPORTS: Final = "imports alone"
 READ_AND_WRITE: Final = "reading and writing alone"
 COMMAND: Final = "anomgan score"
+FAST_COMMAND: Final = "anomgan score, --fast"
 OUTSIDE: Final = "outside matrix products"
 _FEW_ROWS = 64
 _MORE_CALLS = 10
@@ -110,6 +111,7 @@ class Meter:
         calls = scoring_calls(model, row)
         named = {f"x{i}": float(value) for i, value in enumerate(row[0])}
         calls["anomgan Scorer.score of a mapping"] = partial(model.scorer.score, named)
+        calls["anomgan --fast Scorer.score of a mapping"] = partial(model.fast_scorer.score, named)
         _, bounds = _limits(model, row, plan)
         seconds = latencies(calls, budget_s=plan.budget_s, repeats=plan.repeats)
         return [
@@ -125,7 +127,8 @@ class Meter:
         model = self._model_of(case, plan, folder)
         table = _write_table(folder / "one.csv", synthetic_rows(1, case.columns, seed=1))
         children = {
-            COMMAND: _score_command(plan, model, table, folder),
+            COMMAND: _score_command(plan, model.folder, table, folder),
+            FAST_COMMAND: _score_command(plan, model.fast, table, folder),
             IMPORTS: (sys.executable, "-c", _IMPORT_CODE),
         }
         found, peaks = _run_children(children, plan)
@@ -138,7 +141,8 @@ class Meter:
         table = _write_table(folder / "many.csv", rows)
         target = str(folder / "copied.csv")
         children = {
-            COMMAND: _score_command(plan, model, table, folder),
+            COMMAND: _score_command(plan, model.folder, table, folder),
+            FAST_COMMAND: _score_command(plan, model.fast, table, folder),
             READ_AND_WRITE: (sys.executable, "-c", _COPY_CODE, table, target),
         }
         _, bounds = _limits(model, rows, plan)
@@ -235,9 +239,9 @@ def _kind_figures(case: Case, times: Mapping[str, float], calls: int) -> list[Fi
     return [replace(f, repeats=calls) for f in found]
 
 
-def _score_command(plan: SpeedPlan, model: Model, table: str, folder: Path) -> tuple[str, ...]:
+def _score_command(plan: SpeedPlan, model: Path, table: str, folder: Path) -> tuple[str, ...]:
     return (
-        *(*plan.score_command, "score", table, "-m", str(model.folder)),
+        *(*plan.score_command, "score", table, "-m", str(model)),
         *("-o", str(folder / "scores.csv"), "--provider", "cpu"),
         *("--threads", str(plan.threads), "--quiet"),
     )

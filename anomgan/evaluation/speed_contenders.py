@@ -18,10 +18,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from anomgan.distillation import N_STEPS
 from anomgan.estimator import GANDetector
 from anomgan.evaluation.baselines import Preparation, fit_numbers
 from anomgan.face import table_rows
 from anomgan.learning import FitControl
+from anomgan.persistence import export_fast
 from anomgan.serving import Scorer
 from anomgan.serving.providers import CUDA, cuda_unusable_reason, make_session
 from anomgan.tables import Schema, SchemaOptions
@@ -30,6 +32,7 @@ from anomgan.tables.schema import Rows
 __all__ = [
     "BASELINES",
     "DATA",
+    "FAST",
     "OURS",
     "PYOD",
     "TORCH",
@@ -45,6 +48,7 @@ __all__ = [
 Numbers = NDArray[np.float64]
 
 OURS: Final = "anomgan onnxruntime CPU"
+FAST: Final = "anomgan --fast onnxruntime CPU"
 TORCH: Final = "anomgan torch CPU"
 BASELINES: Final = {"IsolationForest(100)": "iforest", "kNN(5)": "knn5mean"}
 PYOD: Final = {"PyOD AnoGAN": "pyod-anogan", "PyOD ALAD": "pyod-alad"}
@@ -125,6 +129,9 @@ class Model:
     folder : Path
         Our model directory.
     scorer : Scorer
+    fast : Path
+        What `export --fast` makes of our model.
+    fast_scorer : Scorer
     preparation : Preparation
         Scales rows for the baselines.
     baselines : dict of str to callable
@@ -137,6 +144,8 @@ class Model:
     own: OwnFit
     folder: Path
     scorer: Scorer
+    fast: Path
+    fast_scorer: Scorer
     preparation: Preparation
     baselines: dict[str, Callable[[Numbers], Numbers]]
     baseline_s: dict[str, float]
@@ -162,8 +171,13 @@ def make_model(
         started = time.perf_counter()
         baselines[label] = fit_numbers(name, known, 0)
         seconds[label] = time.perf_counter() - started
-    scorer = Scorer.open(place, providers="cpu", threads=threads)
-    return Model(training, own, place, scorer, preparation, baselines, seconds)
+    fast = folder / f"{place.name}.fast.onnx"
+    n_steps = N_STEPS if steps is None else min(steps, N_STEPS)
+    fast.write_bytes(export_fast(own.detector.model_, created_at="now", n_steps=n_steps)[0])
+    scorers = [Scorer.open(path, providers="cpu", threads=threads) for path in (place, fast)]
+    return Model(
+        training, own, place, scorers[0], fast, scorers[1], preparation, baselines, seconds
+    )
 
 
 def scoring_calls(model: Model, rows: Numbers) -> dict[str, Callable[[], object]]:
@@ -176,6 +190,7 @@ def scoring_calls(model: Model, rows: Numbers) -> dict[str, Callable[[], object]
     fitted = model.own.detector.model_
     calls: dict[str, Callable[[], object]] = {
         OURS: partial(model.scorer.score, checked),
+        FAST: partial(model.fast_scorer.score, checked),
         TORCH: partial(fitted.score_rows, checked),
     }
     for name, score in model.baselines.items():
