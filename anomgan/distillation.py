@@ -47,9 +47,13 @@ _STEEPEST = 20.0
 _LESSONS = 60_000
 _SHARED = 15_000
 """Lessons of which the student also learns the shares: these cost the teacher more."""
-_CENTRES = 256
-"""Most centres that a row is compared with. Networks are bad at distances: without these, scores of
-new normal rows came out far from the teacher's on some tables."""
+_CENTRES = (256, 1024, 4096)
+"""Most centres that a row is compared with: more of them where a student with fewer does not agree
+with its teacher. Networks are bad at distances, and rows in many clusters need many centres."""
+_AGREEMENT = 0.95
+"""Rank correlation with the teacher, on known rows that the student does not know, that is enough."""
+_JUDGES = (20, 500)
+"""Fewest and most of these rows."""
 _NEAREST = 1e-2
 """Added to the squared distance to the nearest centre, before its logarithm."""
 _PASS = 4096
@@ -120,7 +124,8 @@ class Distilled:
         Of the held-out rows.
     facts : mapping of str to float
         `rank_correlation` (Spearman) of both on held-out rows; `auroc_full` and `auroc_fast` of
-        both on held-out rows against mixed ones, whose cells come from two of them each.
+        both on held-out rows against mixed ones, whose cells come from two of them each;
+        `centres`, how many the student has.
     """
 
     score: ProgramScore
@@ -168,35 +173,135 @@ def distil(
     rng = np.random.default_rng([seed, 3])
     teacher = _without(score, held_out)
     with one_thread():
-        rows = _lessons(teacher, rng)
-        low, high = rows.min(dim=0).values, rows.max(dim=0).values
-        centres = _centres(teacher, seed)
-        lessons = _Lessons(
-            torch.cat([rows, _log_distances(centres, rows)], dim=1),
-            _log_scores(teacher, rows),
-            _shares(teacher, rows[:_SHARED]),
-        )
-        network, shares = _taught(lessons, seed, width, n_steps, batch_rows, progress)
-        kept = score.tensors()
-        student = ProgramScore(
-            formula=Student(_growth(teacher, low, high, rng)),
-            networks={
-                "student": network,
-                "shares": shares,
-                "centres": centres,
-                "box": FrozenNetwork.numbers(torch.stack([low, high]).numpy()),
-            },
-            memory_rows=kept["memory_rows"],
-            memory_counts=kept["memory_counts"],
-            feature_column=score.feature_column,
-            n_columns=score.n_columns,
-            settings=ProgramSettings(unit=1.0, kernel_width=1.0),
-        )
+        school = _school(teacher, rng)
+        plan = _Plan(seed, width, n_steps, batch_rows, progress)
+        student = _chosen(school, plan)
         scores = student.scores(held_out.features, held_out.surprise)
         if not bool(torch.isfinite(scores).all()):
             raise ModelError("the student's scores are not finite: distil with another seed")
         facts = _compared(score, student, held_out, rng)
     return Distilled(student, scores.numpy(), facts)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a student is trained; see `distil`."""
+
+    seed: int
+    width: int
+    n_steps: int
+    batch_rows: int
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class _School:
+    """What every student of a teacher learns from, and is judged by.
+
+    Attributes
+    ----------
+    teacher : RowScore
+    known : float32 [a, d]
+        Known rows that centres are made of.
+    counts : float64 [a]
+    rows : Tensor float32 [n, d]
+        Lessons.
+    targets : Tensor [n]
+        Their log scores.
+    shares : Tensor [k, d]
+        How the scores of the first k lessons are shared.
+    growth : float
+        See `Student`.
+    judges : Tensor [j, d]
+        Known rows that no student is shown.
+    judged : float32 [j]
+        Their scores as the teacher gives them to new rows.
+    """
+
+    teacher: RowScore
+    known: NDArray[np.float32]
+    counts: NDArray[np.float64]
+    rows: Tensor
+    targets: Tensor
+    shares: Tensor
+    growth: float
+    judges: Tensor
+    judged: NDArray[np.float32]
+
+
+def _school(teacher: RowScore, rng: np.random.Generator) -> _School:
+    known, counts = _known(teacher)
+    fewest, most = _JUDGES
+    n = min(len(known) // 2, max(fewest, min(most, len(known) // 8)))
+    order = rng.permutation(len(known))
+    judging, rest = np.sort(order[:n]), np.sort(order[n:])
+    judges, own = torch.from_numpy(known[judging]), torch.from_numpy(judging)
+    none = torch.zeros(n, teacher.n_columns)
+    if isinstance(teacher, FrozenScore):  # left out of the memory, as new rows would be
+        # All copies of a row are left out together: what is new is no copy.
+        counted_once = replace(teacher, memory_counts=torch.ones_like(teacher.memory_counts))
+        judged = counted_once.scores(judges, none, own)
+    else:
+        judged = teacher.scores(judges, none)
+    rows = _lessons(teacher, known[rest], counts[rest], rng)
+    low, high = rows.min(dim=0).values, rows.max(dim=0).values
+    return _School(
+        teacher=teacher,
+        known=known[rest],
+        counts=counts[rest],
+        rows=rows,
+        targets=_log_scores(teacher, rows),
+        shares=_shares(teacher, rows[:_SHARED]),
+        growth=_growth(teacher, low, high, rng),
+        judges=judges,
+        judged=judged.numpy(),
+    )
+
+
+def _chosen(school: _School, plan: _Plan) -> ProgramScore:
+    """Train students with more and more centres, until one agrees with its teacher."""
+    found: list[tuple[float, ProgramScore]] = []
+    none = torch.zeros(len(school.judges), school.teacher.n_columns)
+    for most in _CENTRES:
+        student = _student(school, plan, most)
+        told = student.scores(school.judges, none).numpy()
+        found.append((_rank_correlation(school.judged, told), student))
+        if found[-1][0] >= _AGREEMENT or most >= len(school.known):
+            break
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def _student(school: _School, plan: _Plan, most: int) -> ProgramScore:
+    """Train one student, with `most` centres at most."""
+    centres = _centres(school.known, school.counts, most, plan.seed)
+    told = torch.cat([school.rows, _log_distances(centres, school.rows)], dim=1)
+    network, shares = _taught(_Lessons(told, school.targets, school.shares), plan)
+    box = torch.stack([school.rows.min(dim=0).values, school.rows.max(dim=0).values])
+    kept, teacher = school.teacher.tensors(), school.teacher
+    return ProgramScore(
+        formula=Student(school.growth),
+        networks={
+            "student": network,
+            "shares": shares,
+            "centres": centres,
+            "box": FrozenNetwork.numbers(box.numpy()),
+        },
+        memory_rows=kept["memory_rows"],
+        memory_counts=kept["memory_counts"],
+        feature_column=teacher.feature_column,
+        n_columns=teacher.n_columns,
+        settings=ProgramSettings(unit=1.0, kernel_width=1.0),
+    )
+
+
+def _rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Spearman's; 1 where there is nothing to rank."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values) for values in (a, b)]
+    if min(float(np.ptp(r)) for r in ranks) == 0.0:
+        return 1.0
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def _without(score: RowScore, held_out: HeldOut) -> RowScore:
@@ -215,14 +320,18 @@ def _without(score: RowScore, held_out: HeldOut) -> RowScore:
     return replace(score, memory_rows=score.memory_rows[left], memory_counts=counts[left])
 
 
-def _lessons(teacher: RowScore, rng: np.random.Generator) -> Tensor:
-    """Make rows to learn from, [n, d].
+def _lessons(
+    teacher: RowScore,
+    known: NDArray[np.float32],
+    counts: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> Tensor:
+    """Make rows to learn from, [n, d], of known rows [a, d].
 
     Known rows; known rows with noise in some of their features; mixtures, whose features come
     from two rows; points on the line through two rows, beyond one of them; and generated rows,
     where the teacher has generators.
     """
-    known, counts = _known(teacher)
     d = known.shape[1]
     shares = counts / counts.sum()
 
@@ -277,7 +386,9 @@ def _shares(teacher: RowScore, rows: Tensor) -> Tensor:
     return by_feature / by_feature.sum(dim=1, keepdim=True)
 
 
-def _centres(teacher: RowScore, seed: int) -> FrozenNetwork:
+def _centres(
+    known: NDArray[np.float32], counts: NDArray[np.float64], most: int, seed: int
+) -> FrozenNetwork:
     """Choose centres of the known rows, as the layer that maps a row x to x c - |c|^2 / 2.
 
     That is largest for the nearest centre (k-means: Sculley, 2010); few known rows are centres
@@ -285,9 +396,9 @@ def _centres(teacher: RowScore, seed: int) -> FrozenNetwork:
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    known, counts = _known(teacher)
-    if len(known) > _CENTRES:
-        means = MiniBatchKMeans(_CENTRES, random_state=seed, n_init=1)
+    if len(known) > most:
+        # Many centres are as good drawn from the rows: to move them takes long, and gains little.
+        means = MiniBatchKMeans(most, random_state=seed, n_init=1, init="random", max_iter=20)
         known = means.fit(known, sample_weight=counts).cluster_centers_
     half = 0.5 * np.square(known.astype(np.float64)).sum(axis=1)
     columns = np.ascontiguousarray(known.T, dtype=np.float32)
@@ -321,24 +432,17 @@ class _Lessons:
     shares: Tensor
 
 
-def _taught(
-    lessons: _Lessons,
-    seed: int,
-    width: int,
-    n_steps: int,
-    batch_rows: int,
-    progress: Progress | None,
-) -> tuple[FrozenNetwork, FrozenNetwork]:
+def _taught(lessons: _Lessons, plan: _Plan) -> tuple[FrozenNetwork, FrozenNetwork]:
     """Train a network on the lessons; return it, and the last layer that gives the shares."""
     n, w = lessons.told.shape
     d = w - 1
     mean, spread = float(lessons.targets.mean()), max(1e-6, float(lessons.targets.std()))
-    made = torch.Generator().manual_seed(torch_seed(seed, 3))
-    network = BatchedMLP(1, (w, width, width, width, 1 + d), generator=made)
+    made = torch.Generator().manual_seed(torch_seed(plan.seed, 3))
+    network = BatchedMLP(1, (w, *[plan.width] * 3, 1 + d), generator=made)
     with torch.no_grad():  # small weights begin smooth, and stay smoother between the lessons
         for parameter in network.parameters():
             parameter.mul_(_START)
-    draws = torch.Generator().manual_seed(torch_seed(seed, 4))
+    draws = torch.Generator().manual_seed(torch_seed(plan.seed, 4))
     shares = torch.zeros(n, d)  # none: a row of zeros
     shares[: len(lessons.shares)] = lessons.shares
     targets = ((lessons.targets - mean) / spread).unsqueeze(1)
@@ -347,7 +451,7 @@ def _taught(
     sampler = Sampler(torch.cat([lessons.told[:, :d], distance, targets, shares], dim=1), 1, draws)
 
     def loss() -> dict[str, Tensor]:
-        part = sampler.rows(batch_rows)[0]
+        part = sampler.rows(plan.batch_rows)[0]
         target, share = part[:, w : w + 1], part[:, w + 1 :]
         told = network(part[:, :w].unsqueeze(0))[0]
         logs = told[:, 1:].log_softmax(dim=1)
@@ -363,14 +467,14 @@ def _taught(
         phases=(Phase("lesson", "student", loss),),
         sampler=sampler,
         plan=TrainingPlan(
-            n_steps=n_steps,
-            batch_rows=batch_rows,
+            n_steps=plan.n_steps,
+            batch_rows=plan.batch_rows,
             learning_rate=2e-3,
             betas=(0.9, 0.999),
             weight_decay=1e-4,
-            ema_half_life_samples=0.02 * n_steps * batch_rows,
+            ema_half_life_samples=0.02 * plan.n_steps * plan.batch_rows,
         ),
-    ).run(progress=progress)
+    ).run(progress=plan.progress)
     score, heads = _read_outs(network, mean, spread)
     return _unscaled(score, float(centre), float(scale)), heads
 
@@ -419,8 +523,6 @@ def _compared(
     score: RowScore, student: ProgramScore, held_out: HeldOut, rng: np.random.Generator
 ) -> dict[str, float]:
     """Compare both on held-out rows, and on mixtures of them."""
-    from scipy.stats import rankdata
-
     chosen = torch.from_numpy(np.sort(rng.permutation(len(held_out.features))[:_CHECKED]))
     rows, none = held_out.features[chosen], held_out.surprise[chosen]
     other = rows[torch.from_numpy(rng.permutation(len(rows)))]
@@ -436,8 +538,12 @@ def _compared(
             (student.scores(rows, none), student.scores(mixed, none)),
         )
     ]
-    ranks = [rankdata(normal) for normal, _ in pairs]
-    alike = float(np.corrcoef(*ranks)[0, 1]) if len(rows) > 1 else 1.0
+    alike = _rank_correlation(*(normal for normal, _ in pairs))
     labels = np.repeat([0, 1], len(rows))
     aurocs = [auroc(labels, np.concatenate(pair)) for pair in pairs]
-    return {"rank_correlation": alike, "auroc_full": aurocs[0], "auroc_fast": aurocs[1]}
+    return {
+        "rank_correlation": alike,
+        "auroc_full": aurocs[0],
+        "auroc_fast": aurocs[1],
+        "centres": float(student.networks["centres"].widths[1]),
+    }
