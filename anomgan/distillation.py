@@ -16,34 +16,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomgan.errors import ModelError, UsageError
 from anomgan.evaluation.metrics import auroc
 from anomgan.learning import HeldOut, torch_seed
-from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Parts
+from anomgan.nets.arithmetic import FrozenNetwork
 from anomgan.nets.batched import BatchedMLP
 from anomgan.nets.threads import one_thread
 from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.program import ProgramScore, ProgramSettings, RowScore, TorchArithmetic
+from anomgan.scoring.student import Student, log_distance, read_outs, unscaled
 from anomgan.training.loop import Phase, Progress, Sampler, Trainer, TrainingPlan
 
-__all__ = ["N_STEPS", "Distilled", "Student", "distil"]
+__all__ = ["N_STEPS", "Distilled", "distil"]
 
 N_STEPS = 3000
 """Steps that a student learns."""
 
 _LOWEST = 1e-3
 """Scores are logarithms to a student; below this they are all alike."""
-_MOST = 60.0
-"""Logarithm of the largest score that a student's network gives: float32 ends at 88."""
-_STEEPEST = 20.0
-"""Largest logit of a share, either way."""
 _LESSONS = 60_000
 _SHARED = 15_000
 """Lessons of which the student also learns the shares: these cost the teacher more."""
@@ -51,11 +48,9 @@ _CENTRES = (256, 1024, 4096)
 """Most centres that a row is compared with: more of them where a student with fewer does not agree
 with its teacher. Networks are bad at distances, and rows in many clusters need many centres."""
 _AGREEMENT = 0.95
-"""Rank correlation with the teacher, on known rows that the student does not know, that is enough."""
+"""Rank correlation with the teacher that is enough, on known rows that no student is shown."""
 _JUDGES = (20, 500)
 """Fewest and most of these rows."""
-_NEAREST = 1e-2
-"""Added to the squared distance to the nearest centre, before its logarithm."""
 _PASS = 4096
 _START = 0.4
 """Factor on the initial weights."""
@@ -69,48 +64,6 @@ _MARGIN = 4.0
 decides."""
 _FAR = (2.0, 8.0)
 """Distances beyond that margin, a feature, at which the score's growth is measured."""
-
-
-@dataclass(frozen=True)
-class Student:
-    """The formula: exp(net(b, log D^2)) + growth |x - b|^2.
-
-    b is the point of a box next to the row x, and D its distance to the nearest centre. The first
-    term is shared among the features by a softmax of a second read-out of the network.
-
-    Attributes
-    ----------
-    growth : float
-        Of the score beyond the box, a squared standard deviation.
-    """
-
-    growth: float
-
-    name: ClassVar[str] = "student"
-
-    def score(
-        self, a: Arithmetic[Any], networks: Mapping[str, FrozenNetwork], x: Any
-    ) -> Parts[Any]:
-        """Score rows x [n, d]."""
-        box, net, shares = (networks[name] for name in ("box", "student", "shares"))
-        near = a.minimum(a.maximum(x, a.constant(box.row(0))), a.constant(box.row(1)))
-        told_of = a.concatenate(near, log_distance(a, networks["centres"], near))  # [n, d + 1]
-        *_, hidden, told = a.network(told_of, net)
-        known = a.exp(a.minimum(told, a.constant(_MOST)))  # [n, 1]
-        logits = a.affine(hidden, shares.matrices[0], shares.biases[0])  # [n, d]
-        logits = a.maximum(a.minimum(logits, a.constant(_STEEPEST)), a.constant(-_STEEPEST))
-        weights = a.exp(logits)
-        unit = a.divide(known, a.row_sum(weights, shares.widths[1]))  # [n, 1]
-        beyond = a.scale(a.square(a.subtract(x, near)), self.growth)
-        return Parts(a.add(a.multiply(weights, unit), beyond), None)
-
-
-def log_distance(a: Arithmetic[Any], centres: FrozenNetwork, x: Any) -> Any:
-    """Log of the squared distance to the nearest centre, [n, 1]; see `_centres`."""
-    width = centres.widths[0]
-    nearest = a.row_max(a.affine(x, centres.matrices[0], centres.biases[0]))
-    squared = a.subtract(a.row_sum(a.square(x), width), a.scale(nearest, 2.0))
-    return a.log(a.add(a.maximum(squared, a.constant(0.0)), a.constant(_NEAREST)))
 
 
 @dataclass(frozen=True)
@@ -475,34 +428,8 @@ def _taught(lessons: _Lessons, plan: _Plan) -> tuple[FrozenNetwork, FrozenNetwor
             ema_half_life_samples=0.02 * plan.n_steps * plan.batch_rows,
         ),
     ).run(progress=plan.progress)
-    score, heads = _read_outs(network, mean, spread)
-    return _unscaled(score, float(centre), float(scale)), heads
-
-
-def _read_outs(
-    network: nn.Module, mean: float, spread: float
-) -> tuple[FrozenNetwork, FrozenNetwork]:
-    """Freeze a network of the score, its output times `spread` plus `mean`, and its other heads."""
-    if not isinstance(network, BatchedMLP):
-        raise TypeError(f"the student is a {type(network).__name__}")
-    frozen = FrozenNetwork.of(network)
-    *matrices, last = frozen.matrices
-    *biases, bias = frozen.biases
-    told = np.float32(spread) * last[:, :1]
-    told_bias = np.float32(spread) * bias[:1] + np.float32(mean)
-    score = replace(frozen, matrices=(*matrices, told), biases=(*biases, told_bias))
-    heads = FrozenNetwork((np.ascontiguousarray(last[:, 1:]),), (bias[1:].copy(),))
-    return score, heads
-
-
-def _unscaled(network: FrozenNetwork, centre: float, scale: float) -> FrozenNetwork:
-    """Fold the scaling of its last input into a network's first layer."""
-    first, bias = network.matrices[0].copy(), network.biases[0]
-    first[-1] /= np.float32(scale)
-    bias = bias - np.float32(centre) * first[-1]
-    return replace(
-        network, matrices=(first, *network.matrices[1:]), biases=(bias, *network.biases[1:])
-    )
+    score, heads = read_outs(network, mean, spread)
+    return unscaled(score, float(centre), float(scale)), heads
 
 
 def _growth(teacher: RowScore, low: Tensor, high: Tensor, rng: np.random.Generator) -> float:

@@ -283,7 +283,7 @@ def fast(path: Path) -> str:
     return (
         table(["set", "full", "fast", "difference", "false alarms at 0.01"], rows)
         + f"\n\nMean AUROC over {len(students)} sets: full {means[0]:.2f}, fast {means[1]:.2f}, "
-        f"difference {difference:+.2f}: {verdict} {FAST_SLACK} points of the full score, or above it."
+        f"difference {difference:+.2f}: {verdict} {FAST_SLACK} points of the full score, or above."
     )
 
 

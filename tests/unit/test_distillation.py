@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from anomgan import GANDetector, Scorer
 from anomgan import distillation as module
 from anomgan.bundle import Bundle
-from anomgan.distillation import Student, distil, log_distance
+from anomgan.distillation import distil
 from anomgan.errors import ModelCorruptError, UsageError
 from anomgan.estimator import detector_class
 from anomgan.fitting import FittedModel
@@ -26,6 +26,7 @@ from anomgan.nets.arithmetic import FrozenNetwork
 from anomgan.persistence import export_fast, load_fitted
 from anomgan.scoring.frozen import FLOOR
 from anomgan.scoring.program import TorchArithmetic
+from anomgan.scoring.student import NEAREST, Student, log_distance
 from anomgan_datasets import clean_split, load
 from anomgan_datasets.splits import Split
 
@@ -146,10 +147,32 @@ def test_another_seed_gives_another_student(fitted: FittedModel) -> None:
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.parametrize(("enough", "centres"), [(-1.0, {4}), (2.0, {4, 64})])
+def test_it_takes_more_centres_where_few_do_not_agree(
+    enough: float, centres: set[int], fitted: FittedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CENTRES", (4, 64))
+    monkeypatch.setattr(module, "_AGREEMENT", enough)
+    tried = {}
+    student = module._student
+
+    def watched(school, plan, most):
+        tried[most] = student(school, plan, most)
+        assert torch.cdist(school.judges, torch.from_numpy(school.known)).min() > 0.0
+        return tried[most]
+
+    monkeypatch.setattr(module, "_student", watched)
+    assert fitted.held_out is not None
+    found = distil(fitted.score, fitted.held_out, **QUICK)
+    assert set(tried) == centres
+    assert found.facts["centres"] in centres
+    assert found.score in tried.values()
+
+
 def test_what_it_loses_is_in_the_metadata(fitted: FittedModel, graph: bytes) -> None:
     metadata = _session(graph).get_modelmeta().custom_metadata_map
     facts = json.loads(metadata["anomgan.fast"])
-    assert set(facts) == {"rank_correlation", "auroc_full", "auroc_fast"}
+    assert set(facts) == {"rank_correlation", "auroc_full", "auroc_fast", "centres"}
     assert 0.6 < facts["rank_correlation"] < 1.0
     assert abs(facts["auroc_fast"] - facts["auroc_full"]) < 0.06
     assert metadata["anomgan.detector"] == "anomgan"
@@ -171,7 +194,7 @@ def test_the_distance_is_that_to_the_nearest_centre() -> None:
     layer = FrozenNetwork((centres.T.astype(np.float32).copy(),), (-half.astype(np.float32),))
     found = log_distance(TorchArithmetic(), layer, torch.from_numpy(rows).float())
     nearest = np.square(rows[:, None] - centres).sum(axis=2).min(axis=1)
-    expected = np.log(nearest + module._NEAREST)
+    expected = np.log(nearest + NEAREST)
     np.testing.assert_allclose(found.numpy()[:, 0], expected, atol=1e-4)
 
 

@@ -22,7 +22,7 @@ Fast = Annotated[
     typer.Option(
         "--fast",
         help="Write a small network that was taught the score, calibrated anew: many times faster, "
-        "nearly as good. What it loses is measured and said. Takes half a minute.",
+        "nearly as good. What it loses is measured and said. Takes up to a minute.",
     ),
 ]
 
