@@ -166,7 +166,7 @@ def test_it_takes_more_centres_where_few_do_not_agree(
     found = distil(fitted.score, fitted.held_out, **QUICK)
     assert set(tried) == centres
     assert found.facts["centres"] in centres
-    assert found.score in tried.values()
+    assert any(found.score is one for one in tried.values())
 
 
 def test_what_it_loses_is_in_the_metadata(fitted: FittedModel, graph: bytes) -> None:
