@@ -251,6 +251,8 @@ def _rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Spearman's; 1 where there is nothing to rank."""
     from scipy.stats import rankdata
 
+    if len(a) < 2:
+        return 1.0
     ranks = [rankdata(values) for values in (a, b)]
     if min(float(np.ptp(r)) for r in ranks) == 0.0:
         return 1.0
@@ -258,9 +260,9 @@ def _rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def _without(score: RowScore, held_out: HeldOut) -> RowScore:
-    """Take the held-out rows out of what a score knows."""
-    if not isinstance(score, FrozenScore) or held_out.own is None:
-        return score
+    """Take the held-out rows out of what a score keeps."""
+    if not isinstance(score, FrozenScore | ProgramScore):
+        raise TypeError(f"a {type(score).__name__} cannot teach")
     counts = score.memory_counts.clone()
     own = held_out.own[held_out.own >= 0]
     counts.index_add_(0, own, -torch.ones(len(own)))
@@ -449,21 +451,15 @@ def _growth(teacher: RowScore, low: Tensor, high: Tensor, rng: np.random.Generat
 def _compared(
     score: RowScore, student: ProgramScore, held_out: HeldOut, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Compare both on held-out rows, and on mixtures of them."""
+    """Compare both on held-out rows, which both do not know, and on mixtures of them."""
+    score = _without(score, held_out)
     chosen = torch.from_numpy(np.sort(rng.permutation(len(held_out.features))[:_CHECKED]))
     rows, none = held_out.features[chosen], held_out.surprise[chosen]
     other = rows[torch.from_numpy(rng.permutation(len(rows)))]
     mixed = torch.where(torch.from_numpy(rng.random(rows.shape) < 0.3), other, rows)
-    if isinstance(score, FrozenScore) and held_out.own is not None:
-        full = score.scores(rows, none, held_out.own[chosen])
-    else:
-        full = score.scores(rows, none)
     pairs = [
-        (of_rows.numpy(), of_mixed.numpy())
-        for of_rows, of_mixed in (
-            (full, _without(score, held_out).scores(mixed, none)),
-            (student.scores(rows, none), student.scores(mixed, none)),
-        )
+        (one.scores(rows, none).numpy(), one.scores(mixed, none).numpy())
+        for one in (score, student)
     ]
     alike = _rank_correlation(*(normal for normal, _ in pairs))
     labels = np.repeat([0, 1], len(rows))

@@ -222,7 +222,7 @@ def _explaining(score: RowScore, calibrator: AnyCalibrator) -> RowScore:
 def _explained_from(calibrator: AnyCalibrator) -> float:
     """Score from which rows are explained: a quiet group stands out from lower scores on.
 
-    All flagged rows are, and as many that are nearly flagged.
+    All rows flagged at the rate of the fit are, and as many that are nearly flagged.
     """
     groups = calibrator.groups.values() if isinstance(calibrator, GroupedCalibrator) else ()
     scores = [calibrator.scores, *(own.scores for own in groups)]

@@ -143,15 +143,15 @@ class HeldOut:
     ----------
     features : Tensor float32 [v, d]
     surprise : Tensor float32 [v, n_columns]
-    own : Tensor int64 [v] or None
-        Where each stands in the score's memory, -1 where it does not; None: the score has none.
+    own : Tensor int64 [v]
+        Where each stands among the rows that the score keeps, -1 where it does not.
     groups : object [v] of str or None
         What each is calibrated by.
     """
 
     features: Tensor
     surprise: Tensor
-    own: Tensor | None = None
+    own: Tensor
     groups: NDArray[np.object_] | None = None
 
 
@@ -173,8 +173,8 @@ class Learnt:
         Resolved: nothing is left open.
     facts : dict
         JSON-ready facts of this kind of detector.
-    position : Tensor int64 [v] or None
-        Where each calibrating row stands in the score's memory, -1 where it does not.
+    position : Tensor int64 [v]
+        Where each calibrating row stands among the rows that the score keeps, -1 where it does not.
     """
 
     score: RowScore
@@ -184,7 +184,7 @@ class Learnt:
     networks: dict[str, Tensor]
     parameters: Any
     facts: dict[str, Any]
-    position: Tensor | None = None
+    position: Tensor
 
 
 def torch_seed(seed: int, *purpose: int) -> int:

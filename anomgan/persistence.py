@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -258,7 +259,9 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
             probe=rows,
             check=rows,
             profile=_profile(bundle),
-            held_out=_held_out(bundle, encoder, scoring.get("held_out_groups")),
+            held_out=_held_out(
+                bundle, encoder, scoring.get("held_out_groups"), len(score.tensors()["memory_rows"])
+            ),
         )
     except ModelCorruptError as error:
         if str(path) in str(error):
@@ -320,21 +323,27 @@ def _profile(bundle: Bundle) -> Profile | None:
 
 
 def _held_out_tensors(held_out: HeldOut) -> dict[str, Tensor]:
-    tensors = {"features": held_out.features, "surprise": held_out.surprise}
-    if held_out.own is not None:
-        tensors["own"] = held_out.own
+    tensors = {
+        "features": held_out.features,
+        "surprise": held_out.surprise,
+        "own": held_out.own,
+    }
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def _held_out(bundle: Bundle, encoder: FeatureEncoder, groups: Any) -> HeldOut | None:
+def _held_out(bundle: Bundle, encoder: FeatureEncoder, groups: Any, n_known: int) -> HeldOut | None:
     """Read the rows that calibrated; None in models of an earlier anomgan, and with folds."""
     if _HELD_OUT_FILE not in bundle.names:
         return None
     tensors = load_tensors(bundle.read(_HELD_OUT_FILE))
-    features, surprise, own = tensors["features"], tensors["surprise"], tensors.get("own")
+    features, surprise, own = (tensors[name] for name in ("features", "surprise", "own"))
     n = len(features)
     fits = features.shape == (n, encoder.n_features) and surprise.shape == (n, encoder.n_columns)
-    if not fits or (own is not None and own.shape != (n,)) or (groups and len(groups) != n):
+    fits = fits and own.shape == (n,) and n > 0 and (groups is None or len(groups) == n)
+    plain = features.dtype == surprise.dtype == torch.float32 and own.dtype == torch.int64
+    if not (fits and plain and bool(torch.isfinite(features).all())) or not bool(
+        ((own >= -1) & (own < n_known)).all()
+    ):
         raise ModelCorruptError(f"the rows of {_HELD_OUT_FILE} are not of this model")
     named = None if groups is None else np.array([str(name) for name in groups], dtype=object)
     return HeldOut(features, surprise, own, named)

@@ -88,7 +88,7 @@ def learn(
     record = trainer.run(progress=control.progress, stop_requested=control.stop_requested)
     if record.stopped_by_deadline:
         logger.info("training ended at step %d for --max-time", record.steps_run)
-    score = _freeze(game.networks, detector, features, encoder, rng)
+    score, position = _freeze(game.networks, detector, features, encoder, rng)
     values = score.values(apart.features)
     score = score.in_units_of(values)
     scores = score.scores_of(values, apart.surprise)
@@ -102,6 +102,7 @@ def learn(
         networks={k: v.cpu() for k, v in game.networks.state_dict().items()},
         parameters=detector,
         facts={"n_memory": len(score.memory_rows), "unit": score.settings.unit},
+        position=position[division.calibrating],
     )
 
 
@@ -211,10 +212,10 @@ def _freeze(
     features: Tensor,
     encoder: FeatureEncoder,
     rng: np.random.Generator,
-) -> ProgramScore:
-    """Copy the networks out, and keep rows for explanations."""
-    rows, counts, _ = distinct_rows(features, _MEMORY_ROWS, rng)
-    return ProgramScore(
+) -> tuple[ProgramScore, Tensor]:
+    """Copy the networks out, and keep rows for explanations; also where each row stands there."""
+    rows, counts, position = distinct_rows(features, _MEMORY_ROWS, rng)
+    score = ProgramScore(
         formula=detector,
         networks=detector.freeze(networks),
         memory_rows=rows.cpu(),
@@ -223,6 +224,7 @@ def _freeze(
         n_columns=encoder.n_columns,
         settings=ProgramSettings(unit=1.0, kernel_width=_spacing(rows, rng)),
     )
+    return score, position
 
 
 @torch.no_grad()

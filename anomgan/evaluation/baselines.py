@@ -213,15 +213,19 @@ class OwnDetector:
         """Score rows, float64 [n]."""
         if self._scorer is not None:
             verdicts = self._scorer.score(X)
-            self._p_values = verdicts.p_value.astype(np.float64)
-            return verdicts.score.astype(np.float64)
+            found = verdicts.score.astype(np.float64)
+            # Equal scores have equal p-values: kept by score, as the caller may repeat rows.
+            known, first = np.unique(found, return_index=True)
+            self._told = known, verdicts.p_value.astype(np.float64)[first]
+            return found
         scores: Numbers = self._detector.anomaly_score(X)
         return scores
 
     def p_values(self, scores: Numbers) -> Numbers:
         """Return the model's own p-values of its scores, float64 [n]; the fast one has its own."""
         if self.exported == "fast":
-            return self._p_values
+            known, p_values = self._told
+            return p_values[np.searchsorted(known, scores)]
         calibrator = self._detector.model_.calibrator
         return row_p_values(calibrator, scores.astype(np.float32), None)
 

@@ -197,7 +197,7 @@ class Scorer:
         """
         rate = self._rate(false_alarm_rate)
         plain = self._plain_rows(rows)
-        if plain is not None:
+        if plain is not None and on_bad_row in ("error", "skip"):
             return self._call(plain, rate, slice(None))
         parts = [self._judge(part, rate) for part in self._understand(rows, on_bad_row)]
         return Verdicts.joined(parts) if parts else self._nothing(rate)
@@ -351,7 +351,8 @@ class Scorer:
             ):
                 return None
             numeric = np.array([values], dtype=np.float64)
-        elif isinstance(rows, np.ndarray) and rows.ndim == 2 and 0 < len(rows) <= _CHUNK:
+        # Not of a class derived from it: masked cells are missing, not plain numbers.
+        elif type(rows) is np.ndarray and rows.ndim == 2 and 0 < len(rows) <= _CHUNK:
             if rows.shape[1] != len(self.schema.numeric_names) or rows.dtype not in _PLAIN_TYPES:
                 return None
             numeric = rows.astype(np.float64)

@@ -318,6 +318,9 @@ def test_fast_graphs_have_scores_and_p_values_of_their_own(tmp_path: Path) -> No
     scores = detector.score(_split(0).X_test)
     assert len(detector.p_values(scores)) == len(scores)
     assert scores[40:].min() > np.median(scores[:40])
+    twice = detector.p_values(np.repeat(scores, 2))  # copies are scored once and judged each
+    np.testing.assert_array_equal(twice[::2], detector.p_values(scores))
+    assert (np.diff(detector.p_values(np.sort(scores))) <= 0.0).all()
 
 
 def test_exported_graphs_of_others_are_refused() -> None:

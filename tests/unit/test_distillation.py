@@ -233,11 +233,40 @@ def test_detectors_of_the_literature_have_students_too(
 ) -> None:
     detector = detector_class(name)(n_steps=30, batch_rows=32, random_state=0)
     detector.fit(split.X_train).save(tmp_path / "m")
-    graph, parity, _ = export_fast(load_fitted(tmp_path / "m"), **SHORT)
+    fitted = load_fitted(tmp_path / "m")
+    graph, parity, _ = export_fast(fitted, **SHORT)
     assert parity.p99_relative <= 1e-5
     (score,) = _session(graph).run(["score"], {"numeric": split.X_test})
     full = detector.anomaly_score(split.X_test)
     assert spearmanr(score, full).statistic > 0.8
+
+
+@pytest.mark.parametrize("name", ["anomgan", "egbad"])
+def test_no_teacher_keeps_a_row_that_calibrates(
+    name: str, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = detector_class(name)(n_steps=5, random_state=0).fit(split.X_train).model_
+    shown = []
+    school = module._school
+    monkeypatch.setattr(module, "_school", lambda *a: shown.append(a[0]) or school(*a))
+    distil(fitted.score, fitted.held_out, n_steps=2)
+    (teacher,) = shown
+    calibrating = {row.tobytes() for row in fitted.held_out.features.numpy()}
+    learnt = split.X_train.shape[0] - len(fitted.held_out.features)
+    kept = {row.tobytes() for row in teacher.memory_rows.numpy()}
+    assert 0.9 * learnt < len(kept) <= learnt
+    assert not kept & calibrating
+
+
+def test_two_known_rows_are_enough_not_to_crash() -> None:
+    rows = np.zeros((20, 1))
+    for place in (0, 1):
+        rows[:] = 0.0
+        rows[place] = 1.0
+        fitted = GANDetector(n_steps=3, random_state=0).fit(rows).model_
+        graph, _, facts = export_fast(fitted, created_at="now", n_steps=2)
+        assert np.isfinite(_session(graph).run(["score"], {"numeric": rows})[0]).all()
+        assert facts["centres"] in (1.0, 2.0)
 
 
 def _mixed(n: int, seed: int) -> pd.DataFrame:
@@ -286,10 +315,21 @@ def test_rows_that_are_not_of_the_model_are_refused(fitted: FittedModel, tmp_pat
     assert torch.equal(read.own, fitted.held_out.own)
     bundle = Bundle.open(tmp_path / "m")
     files = {name: bundle.read(name) for name in bundle.names}
-    wrong = {"features": torch.zeros(5, 2), "surprise": torch.zeros(5, fitted.score.n_columns)}
-    files["held-out.safetensors"] = save(wrong)
+    own = torch.arange(len(read.features))
+    for wrong in (
+        {"own": own + 100_000},
+        {"own": own.int()},
+        {"features": read.features.double()},
+        {"features": read.features[:, :2].clone()},
+    ):
+        parts = {"features": read.features, "surprise": read.surprise, "own": own} | wrong
+        files["held-out.safetensors"] = save(parts)
+        Bundle.save(tmp_path / "m", files=files, manifest=bundle.manifest, overwrite=True)
+        with pytest.raises(ModelCorruptError, match=r"held-out\.safetensors are not of this"):
+            load_fitted(tmp_path / "m")
+    files["held-out.safetensors"] = save({"features": read.features})
     Bundle.save(tmp_path / "m", files=files, manifest=bundle.manifest, overwrite=True)
-    with pytest.raises(ModelCorruptError, match=r"rows of held-out\.safetensors are not of this"):
+    with pytest.raises(ModelCorruptError, match="is damaged"):
         load_fitted(tmp_path / "m")
     del files["held-out.safetensors"]
     Bundle.save(tmp_path / "m", files=files, manifest=bundle.manifest, overwrite=True)

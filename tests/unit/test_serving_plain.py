@@ -74,3 +74,11 @@ def test_what_is_no_plain_number_takes_the_way_of_tables(numbers_model: Path) ->
     assert (scorer.score(many).score[:900] == scorer.score(many[:900]).score).all()
     ints = np.arange(6).reshape(3, 2)
     assert (scorer.score(ints).score == scorer.score(ints.astype(float)).score).all()
+
+
+def test_masked_cells_are_missing_and_not_plain(numbers_model: Path) -> None:
+    scorer = _plain_scorer(numbers_model)
+    masked = np.ma.masked_array([[5.0, 1.0]], mask=[[True, False]])
+    assert scorer.score(masked).score == scorer.score({"load": None, "heat": 1.0}).score
+    with pytest.raises(UsageError):
+        scorer.score(np.zeros((1, 2)), on_bad_row="ignore")  # type: ignore[arg-type]
