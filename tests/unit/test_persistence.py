@@ -207,5 +207,6 @@ def test_manifest_states_what_was_done(machine_model: Path) -> None:
         "scoring.json",
         "calibration.npz",
         "probe.npz",
+        "held-out.safetensors",
         "profile.json",
     }
