@@ -174,8 +174,8 @@ def literature(path: Path) -> str:
         text += "\n\n" + table(headers, pairs)
         text += (
             "\n\nPyOD's AnoGAN takes some 0.13 s a training row and fit, so it was fitted once a "
-            "set, without the second fit that its false alarms would cost. It takes no seed: another "
-            "run gives other figures."
+            "set, without the second fit that its false alarms would cost. It takes no seed: "
+            "another run gives other figures."
         )
     return (
         f"{text}\n\nSettings of AnoGAN, f-AnoGAN, SO-GAAL, MO-GAAL, Fence-GAN, imputation and the "
