@@ -25,7 +25,7 @@ from anomgan.nets.tabular import TabularNetworks
 from anomgan.training.loop import Phase, Sampler
 from anomgan.training.noise import InstanceNoise
 from anomgan.training.objectives import Objective, feature_matching
-from anomgan.training.penalties import zero_centred_penalty
+from anomgan.training.penalties import squared_norm
 from anomgan.training.unrolling import FunctionalDiscriminator, unrolled
 
 __all__ = [
@@ -289,7 +289,7 @@ class FlagshipGame:
     def generate(self, n: int) -> Tensor:
         """Return [m, n, d] generated rows."""
         latents = self.sampler.normal(n, self.networks.sizes.latent_dim)  # [m, n, k]
-        return self.networks.generator(latents)  # type: ignore[no-any-return]
+        return self.networks.generator.fused(latents)
 
     def discriminator_losses(self) -> Mapping[str, Tensor]:
         """Grade diffused rows, and tell real from generated ones."""
@@ -298,7 +298,7 @@ class FlagshipGame:
         with torch.no_grad():
             fake = self.generate(self.n_pairs)  # [m, p, d]
         pairs = self._blurred(torch.cat([real, fake], dim=1))  # [m, 2 p, d]
-        logits = self.networks.discriminator(torch.cat([rows, pairs], dim=1))
+        logits = self.networks.discriminator.fused(torch.cat([rows, pairs], dim=1))
         graded, paired = logits[:, : self.batch_rows, 1:], logits[:, self.batch_rows :, 0]
         grading = cross_entropy(graded.flatten(0, 1), grades.flatten(), reduction="mean")
         adversarial = self.objective.discriminator_loss(
@@ -315,8 +315,8 @@ class FlagshipGame:
         real = self.sampler.rows(n)  # [m, p, d]
         with torch.no_grad():
             fake = self.generate(n)
-        rows = self._blurred(torch.cat([real, fake], dim=1)).requires_grad_(True)
-        penalty = zero_centred_penalty(self.networks.critic(rows), rows)
+        rows = self._blurred(torch.cat([real, fake], dim=1))
+        penalty = squared_norm(self.networks.discriminator.input_gradient(rows, 0))
         # The mean over both halves is (R1 + R2) / 2, the usual gamma / 2 each.
         return {
             "r1r2": self.weights.adversarial * self.weights.penalty * PENALTY_INTERVAL * penalty
@@ -330,12 +330,12 @@ class FlagshipGame:
         nets, weights = self.networks, self.weights
         real = self.sampler.rows(self.n_pairs)  # [m, p, d]
         latents = self.sampler.normal(self.n_pairs, nets.sizes.latent_dim)  # [m, p, k]
-        fake = nets.generator(latents)  # [m, p, d]
+        fake = nets.generator.fused(latents)  # [m, p, d]
         shown = self._blurred(real), self._blurred(fake)
         adversarial = self._fooling(*shown)
-        returned = nets.generator(nets.encoder(real))  # [m, p, d]
+        returned = nets.generator.fused(nets.encoder.fused(real))  # [m, p, d]
         reconstruction = (returned - real).square().mean(dim=(1, 2)).sum()
-        cycle = (nets.encoder(fake.detach()) - latents).square().mean(dim=(1, 2)).sum()
+        cycle = (nets.encoder.fused(fake.detach()) - latents).square().mean(dim=(1, 2)).sum()
         losses = {
             "adversarial": weights.adversarial * adversarial,
             "reconstruction": weights.reconstruction * reconstruction,
@@ -350,8 +350,8 @@ class FlagshipGame:
         discriminator, own = self.networks.discriminator, self.stabilisers
         if own.unrolled_steps == 0:
             with torch.no_grad():  # the generator does not move real rows
-                on_real = self.networks.critic(real)
-            return self.objective.generator_loss(on_real, self.networks.critic(fake))
+                on_real = discriminator.fused(real)[..., 0]
+            return self.objective.generator_loss(on_real, discriminator.fused(fake)[..., 0])
 
         def answer(d: FunctionalDiscriminator) -> Tensor:
             loss = self.objective.discriminator_loss(d(real)[..., 0], d(fake)[..., 0])

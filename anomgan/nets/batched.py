@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from anomgan.errors import UsageError
+from anomgan.nets.fused import LEAK, RECTIFIERS, fused_layers, rectified_slope
 from anomgan.nets.initialisation import initialise
 
 __all__ = ["LEAK", "Activation", "BatchedLinear", "BatchedMLP"]
@@ -23,9 +25,6 @@ Activation = Literal["leaky_relu", "elu", "relu", "tanh"]
 """Leaky rectifiers train discriminators well; ELU has a continuous slope, which whoever walks
 along a gradient needs: at a kink, two runtimes round to different sides and part. Rectifiers and
 hyperbolic tangents are what papers prescribe."""
-
-LEAK = 0.2
-"""Negative slope of every leaky rectifier, in torch and in the exported graph."""
 
 
 class BatchedLinear(nn.Module):
@@ -66,7 +65,11 @@ class BatchedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [m, n, in] to [m, n, out]."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        return torch.baddbmm(self.bias, x, self.acting_weight())
+
+    def acting_weight(self) -> Tensor:
+        """Return the matrices [m, in, out] that rows are multiplied with, with their gradient."""
+        return self.weight
 
     def frozen_weight(self) -> Tensor:
         """Return the matrices [m, in, out] that a trained layer multiplies with, for export."""
@@ -125,9 +128,55 @@ class BatchedMLP(nn.Module):
         """Map [m, n, sizes[0]] to [m, n, sizes[-1]]."""
         return self.layers[-1](self.hidden(x))  # type: ignore[no-any-return]
 
+    def fused(self, x: Tensor) -> Tensor:
+        """Map like `forward`, to the same bits, quicker, and differentiable once only."""
+        layers = self._linear()
+        weights, biases = [a.acting_weight() for a in layers], [a.bias for a in layers]
+        return fused_layers(x, weights, biases, self.activation)
+
+    def input_gradient(self, x: Tensor, output: int) -> Tensor:
+        """Gradient of an output with respect to its row, [m, n, sizes[0]].
+
+        It has a gradient with respect to the weights, for penalties on slopes. Between rectifiers
+        the slope is constant, so that it takes a product a layer and no second derivative.
+
+        Parameters
+        ----------
+        x : Tensor [m, n, sizes[0]]
+        output : int
+
+        Raises
+        ------
+        UsageError
+            The activation is no rectifier.
+        """
+        if self.activation not in RECTIFIERS:
+            raise UsageError(
+                f"the slope of a network of {self.activation!r} is not constant between zeros: "
+                "differentiate its output"
+            )
+        weights = [layer.acting_weight() for layer in self._linear()]
+        made = []
+        with torch.no_grad():
+            for layer, weight in zip(self._linear()[:-1], weights[:-1], strict=True):
+                x = _activate(torch.baddbmm(layer.bias, x, weight), self.activation)
+                made.append(x)  # [m, n, width]
+        chosen = weights[-1][..., output : output + 1].transpose(1, 2)  # [m, 1, width]
+        gradient = torch.bmm(torch.ones_like(x[..., :1]), chosen)  # [m, n, width]
+        for weight, x in zip(reversed(weights[:-1]), reversed(made), strict=True):
+            gradient = rectified_slope(gradient, x, self.activation)
+            gradient = torch.bmm(gradient, weight.transpose(1, 2))
+        # Zero, not none: an optimiser's momentum then moves biases along with the weights.
+        for layer in self._linear()[:-1]:
+            gradient = gradient + 0.0 * layer.bias.sum()
+        return gradient
+
+    def _linear(self) -> list[BatchedLinear]:
+        return [layer for layer in self.layers if isinstance(layer, BatchedLinear)]
+
     def frozen(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return copies of the matrices [m, in, out], as they act, and biases [m, 1, out]."""
-        layers = [layer for layer in self.layers if isinstance(layer, BatchedLinear)]
+        layers = self._linear()
         return (
             [layer.frozen_weight().detach().clone() for layer in layers],
             [layer.bias.detach().clone() for layer in layers],

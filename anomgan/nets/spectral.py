@@ -61,9 +61,9 @@ class SpectralLinear(BatchedLinear):
             for _ in range(_WARM_UP):
                 self.left.copy_(self._iterated()[0])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [m, n, in] to [m, n, out]."""
-        return torch.baddbmm(self.bias, x, self.weight / self._norm())
+    def acting_weight(self) -> Tensor:
+        """Return the matrices [m, in, out] over the estimate of their largest singular values."""
+        return self.weight / self._norm()
 
     def frozen_weight(self) -> Tensor:
         """Return the matrices [m, in, out] over their exact largest singular values.
@@ -105,9 +105,9 @@ class SpectralHead(BatchedLinear):
     iteration and no vector that is kept.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [m, n, in] to [m, n, out]."""
-        return torch.baddbmm(self.bias, x, _first_normalised(self.weight))
+    def acting_weight(self) -> Tensor:
+        """Return the matrices [m, in, out] with the first column over its norm."""
+        return _first_normalised(self.weight)
 
     def frozen_weight(self) -> Tensor:
         """Return the matrices [m, in, out] as they act."""

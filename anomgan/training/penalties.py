@@ -9,7 +9,13 @@ from torch import Tensor
 
 from anomgan.errors import UsageError
 
-__all__ = ["clip_weights", "interpolates", "one_centred_penalty", "zero_centred_penalty"]
+__all__ = [
+    "clip_weights",
+    "interpolates",
+    "one_centred_penalty",
+    "squared_norm",
+    "zero_centred_penalty",
+]
 
 
 def zero_centred_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
@@ -29,7 +35,18 @@ def zero_centred_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
     Tensor
         Scalar: mean over rows, summed over members.
     """
-    return _gradient(logits, inputs).square().sum(dim=2).mean(dim=1).sum()
+    return squared_norm(_gradient(logits, inputs))
+
+
+def squared_norm(gradient: Tensor) -> Tensor:
+    """`zero_centred_penalty` of a gradient [m, n, d] that is known.
+
+    Returns
+    -------
+    Tensor
+        Scalar: mean over rows, summed over members.
+    """
+    return gradient.square().sum(dim=2).mean(dim=1).sum()
 
 
 def one_centred_penalty(logits: Tensor, inputs: Tensor) -> Tensor:

@@ -1,0 +1,128 @@
+"""A whole perceptron as one differentiable operation: what a training step spends least on.
+
+torch records every layer of a network as three operations, keeps what each made and hands it on
+through its autograd engine. Where nobody differentiates twice, the same arithmetic in the same
+order needs none of that: activations overwrite what they act on, and so do their gradients. The
+values are those of the layers one by one, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anomgan.errors import UsageError
+
+__all__ = ["LEAK", "RECTIFIERS", "fused_layers", "rectified_slope"]
+
+LEAK = 0.2
+"""Negative slope of every leaky rectifier, in torch and in the exported graph."""
+
+RECTIFIERS = ("leaky_relu", "relu")
+"""Activations whose slope is a constant on either side of zero."""
+
+
+def fused_layers(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
+) -> Tensor:
+    """Map rows through linear layers with an activation between them.
+
+    Parameters
+    ----------
+    x : Tensor [m, n, in]
+    weights : sequence of Tensor [m, in, out]
+    biases : sequence of Tensor [m, 1, out]
+    activation : {"leaky_relu", "elu", "relu", "tanh"}
+
+    Returns
+    -------
+    Tensor [m, n, out]
+        Of the last layer, which is linear.
+
+    Raises
+    ------
+    UsageError
+        On the way back, when a graph of the gradient is asked for: this can be differentiated once.
+    """
+    return _Layers.apply(x, activation, *weights, *biases)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def rectified_slope(gradient: Tensor, made: Tensor, activation: str) -> Tensor:
+    """Multiply a gradient by a rectifier's slope, which is read off the sign of what it made."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(gradient, made, 0)  # type: ignore[no-any-return]
+    return torch.ops.aten.leaky_relu_backward(  # type: ignore[no-any-return]
+        gradient, made, LEAK, True
+    )
+
+
+class _Layers(torch.autograd.Function):
+    """Forward and backward pass over all layers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, activation: str, *parameters: Tensor) -> Tensor:
+        """Keep each layer's input; for ELU also what it acted on, as its slope is read there."""
+        depth = len(parameters) // 2
+        inputs, acted_on = [x], []
+        for layer in range(depth):
+            x = torch.baddbmm(parameters[depth + layer], x, parameters[layer])  # [m, n, out]
+            if layer == depth - 1:
+                break
+            if activation == "elu":
+                acted_on.append(x)
+            x = _activated(x, activation)
+            inputs.append(x)
+        ctx.activation, ctx.depth = activation, depth
+        ctx.save_for_backward(*parameters[:depth], *inputs, *acted_on)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Pull a gradient back, layer by layer; it is overwritten on the way."""
+        if torch.is_grad_enabled():  # with create_graph; what follows would be silently constant
+            raise UsageError(
+                "fused layers are differentiated once: for a second derivative call the network"
+            )
+        depth, saved = ctx.depth, ctx.saved_tensors
+        weights, inputs, acted_on = saved[:depth], saved[depth : 2 * depth], saved[2 * depth :]
+        needed = ctx.needs_input_grad
+        found: list[Tensor | None] = [None] * (2 * depth)
+        for layer in reversed(range(depth)):
+            if needed[2 + layer]:
+                found[layer] = torch.bmm(inputs[layer].transpose(1, 2), gradient)
+            if needed[2 + depth + layer]:
+                found[depth + layer] = gradient.sum(dim=1, keepdim=True)
+            if layer == 0 and not needed[0]:
+                break
+            gradient = torch.bmm(gradient, weights[layer].transpose(1, 2))  # [m, n, in]
+            if layer:
+                kept = acted_on[layer - 1] if acted_on else inputs[layer]
+                _pull_back(gradient, kept, ctx.activation)
+        return (gradient if needed[0] else None, None, *found)
+
+
+def _activated(x: Tensor, activation: str) -> Tensor:
+    """Overwrite x with its activation, but for ELU."""
+    if activation == "elu":
+        return torch.nn.functional.elu(x)
+    if activation == "relu":
+        return torch.relu_(x)
+    if activation == "tanh":
+        return torch.tanh_(x)
+    return torch.nn.functional.leaky_relu_(x, LEAK)
+
+
+def _pull_back(gradient: Tensor, kept: Tensor, activation: str) -> None:
+    """Overwrite a gradient with itself times the activation's slope, read off what was kept."""
+    aten = torch.ops.aten
+    if activation == "elu":
+        aten.elu_backward.grad_input(gradient, 1.0, 1.0, 1.0, False, kept, grad_input=gradient)
+    elif activation == "relu":
+        aten.threshold_backward.grad_input(gradient, kept, 0, grad_input=gradient)
+    elif activation == "tanh":
+        aten.tanh_backward.grad_input(gradient, kept, grad_input=gradient)
+    else:
+        aten.leaky_relu_backward.grad_input(gradient, kept, LEAK, True, grad_input=gradient)
