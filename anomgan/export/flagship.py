@@ -318,7 +318,7 @@ def _inverted(g: GraphBuilder, score: FrozenScore, m: int, x: Value) -> tuple[Va
     # Folded into the last product of the backward pass: gradient, then direction.
     to_way = -(net.matrices[0].T.astype(np.float64) @ direction).astype(np.float32)
     onward = (1.0 + momentum) * np.eye(len(direction)) - pull * direction
-    negated = g.op("Sub", g.constant(net.biases[2].ravel()), x)
+    negated = g.op("Sub", g.constant(_less_one(net.matrices[2], net.biases[2])), x)
     first_layer, *weights = (g.constant(w, stem="w") for w in net.matrices)
     start = mlp(g, x, _member(score.encoder, m))[-1]  # [c, k]
     from_start = affine(g, start, net.matrices[0], net.biases[0])  # [c, w]
@@ -344,21 +344,30 @@ def _inverted(g: GraphBuilder, score: FrozenScore, m: int, x: Value) -> tuple[Va
 def _generator_layers(
     g: GraphBuilder, first: Value, net: Network
 ) -> tuple[Value, tuple[Value, Value]]:
-    """Last hidden activations of the generator, [c, w], and the slopes of both layers.
+    """Last hidden activations of the generator plus 1, [c, w], and the slopes of both layers.
 
     `first` is what goes into the first activation. The slope of an exponential linear unit is
-    exp(min(x, 0)), of which the unit itself is made. It is not onnxruntime's own unit: the last
-    bits of that depend on where in the batch, and so on which thread, an element stands.
+    exp(min(x, 0)), and the unit itself max(x, 0) + slope - 1: the 1 is taken off where the next
+    product adds its bias (`_less_one`). It is not onnxruntime's own unit: the last bits of that
+    depend on where in the batch, and so on which thread, an element stands; nor its minimum and
+    maximum, which take several times as long as what they are written by here.
     """
-    zero, one = g.constant(0.0, np.float32), g.constant(1.0, np.float32)
 
     def unit(x: Value) -> tuple[Value, Value]:
-        slope = g.op("Exp", g.op("Min", x, zero))
-        return g.op("Max", x, g.op("Sub", slope, one)), slope
+        positive = g.op("Relu", x)
+        slope = g.op("Exp", g.op("Sub", x, positive))
+        return g.op("Add", positive, slope), slope
 
     hidden, slope = unit(first)
-    last, last_slope = unit(affine(g, hidden, net.matrices[1], net.biases[1]))
+    bias = _less_one(net.matrices[1], net.biases[1])
+    last, last_slope = unit(affine(g, hidden, net.matrices[1], bias))
     return last, (slope, last_slope)
+
+
+def _less_one(matrix: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float32]:
+    """Bias that makes a product with 1 + x that with x."""
+    whole = bias.ravel().astype(np.float64) - matrix.astype(np.float64).sum(axis=0)
+    return whole.astype(np.float32)
 
 
 def _keep_better(
