@@ -329,7 +329,6 @@ def _plan(parameters: FlagshipParameters, control: FitControl, started: float) -
         ema_half_life_samples=parameters.ema_share * parameters.n_steps * parameters.batch_rows,
         deadline=control.deadline(started),
         rates={"discriminator": parameters.discriminator_rate},
-        rounded=True,
     )
 
 

@@ -366,8 +366,8 @@ def _generator_layers(
 
 def _less_one(matrix: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float32]:
     """Bias that makes a product with 1 + x that with x."""
-    whole = bias.ravel().astype(np.float64) - matrix.astype(np.float64).sum(axis=0)
-    return whole.astype(np.float32)
+    less: NDArray[np.float64] = matrix.astype(np.float64).sum(axis=0)
+    return (bias.ravel() - less).astype(np.float32)
 
 
 def _keep_better(

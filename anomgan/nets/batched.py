@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from anomgan.errors import UsageError
 from anomgan.nets.fused import LEAK, RECTIFIERS, fused_layers, rectified_slope
 from anomgan.nets.initialisation import initialise
+from anomgan.nets.precision import products
 
 __all__ = ["LEAK", "Activation", "BatchedLinear", "BatchedMLP"]
 
@@ -95,6 +96,9 @@ class BatchedMLP(nn.Module):
         Of the last layer, where it is another one.
     scheme : str
         Of the initial weights, a key of `initialisation.INITIALISERS`.
+    rounded : bool
+        Whether `fused` and `input_gradient` may multiply in bfloat16 (`anomgan.nets.precision`): it
+        pays for products of some hundred rows and columns, and costs time in smaller ones.
     """
 
     def __init__(
@@ -107,9 +111,11 @@ class BatchedMLP(nn.Module):
         linear: type[BatchedLinear] = BatchedLinear,
         last: type[BatchedLinear] | None = None,
         scheme: str = "he",
+        rounded: bool = False,
     ) -> None:
         super().__init__()
         self.activation: Activation = activation
+        self.rounded = rounded
         gains = [math.sqrt(2.0 / (1.0 + LEAK**2))] * (len(sizes) - 2) + [1.0]
         kinds = [linear] * (len(sizes) - 2) + [last or linear]
         self.layers = nn.ModuleList(
@@ -129,10 +135,10 @@ class BatchedMLP(nn.Module):
         return self.layers[-1](self.hidden(x))  # type: ignore[no-any-return]
 
     def fused(self, x: Tensor) -> Tensor:
-        """Map like `forward`, to the same bits, quicker, and differentiable once only."""
+        """Map like `forward`, unless `rounded` to the same bits; quicker, differentiable once."""
         layers = self._linear()
         weights, biases = [a.acting_weight() for a in layers], [a.bias for a in layers]
-        return fused_layers(x, weights, biases, self.activation)
+        return fused_layers(x, weights, biases, self.activation, rounded=self.rounded)
 
     def input_gradient(self, x: Tensor, output: int) -> Tensor:
         """Gradient of an output with respect to its row, [m, n, sizes[0]].
@@ -157,15 +163,16 @@ class BatchedMLP(nn.Module):
             )
         weights = [layer.acting_weight() for layer in self._linear()]
         made = []
-        with torch.no_grad():
-            for layer, weight in zip(self._linear()[:-1], weights[:-1], strict=True):
-                x = _activate(torch.baddbmm(layer.bias, x, weight), self.activation)
-                made.append(x)  # [m, n, width]
-        chosen = weights[-1][..., output : output + 1].transpose(1, 2)  # [m, 1, width]
-        gradient = torch.bmm(torch.ones_like(x[..., :1]), chosen)  # [m, n, width]
-        for weight, x in zip(reversed(weights[:-1]), reversed(made), strict=True):
-            gradient = rectified_slope(gradient, x, self.activation)
-            gradient = torch.bmm(gradient, weight.transpose(1, 2))
+        with products(x.device, rounded=self.rounded):
+            with torch.no_grad():
+                for layer, weight in zip(self._linear()[:-1], weights[:-1], strict=True):
+                    x = _activate(torch.baddbmm(layer.bias, x, weight), self.activation)
+                    made.append(x)  # [m, n, width]
+            chosen = weights[-1][..., output : output + 1].transpose(1, 2)  # [m, 1, width]
+            gradient = torch.bmm(torch.ones_like(x[..., :1]), chosen)  # [m, n, width]
+            for weight, x in zip(reversed(weights[:-1]), reversed(made), strict=True):
+                gradient = rectified_slope(gradient, x, self.activation)
+                gradient = torch.bmm(gradient, weight.transpose(1, 2))
         # Zero, not none: an optimiser's momentum then moves biases along with the weights.
         for layer in self._linear()[:-1]:
             gradient = gradient + 0.0 * layer.bias.sum()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from anomgan.errors import UsageError
+from anomgan.nets.precision import products
 
 __all__ = ["LEAK", "RECTIFIERS", "fused_layers", "rectified_slope"]
 
@@ -26,7 +27,12 @@ RECTIFIERS = ("leaky_relu", "relu")
 
 
 def fused_layers(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activation: str,
+    *,
+    rounded: bool = False,
 ) -> Tensor:
     """Map rows through linear layers with an activation between them.
 
@@ -36,6 +42,8 @@ def fused_layers(
     weights : sequence of Tensor [m, in, out]
     biases : sequence of Tensor [m, 1, out]
     activation : {"leaky_relu", "elu", "relu", "tanh"}
+    rounded : bool
+        Whether factors of products are rounded, see `anomgan.nets.precision.products`.
 
     Returns
     -------
@@ -47,7 +55,7 @@ def fused_layers(
     UsageError
         On the way back, when a graph of the gradient is asked for: this can be differentiated once.
     """
-    return _Layers.apply(x, activation, *weights, *biases)  # type: ignore[no-any-return,no-untyped-call]
+    return _Layers.apply(x, activation, rounded, *weights, *biases)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def rectified_slope(gradient: Tensor, made: Tensor, activation: str) -> Tensor:
@@ -63,19 +71,19 @@ class _Layers(torch.autograd.Function):
     """Forward and backward pass over all layers."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, activation: str, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, activation: str, rounded: bool, *parameters: Tensor) -> Tensor:
         """Keep each layer's input; for ELU also what it acted on, as its slope is read there."""
         depth = len(parameters) // 2
         inputs, acted_on = [x], []
-        for layer in range(depth):
-            x = torch.baddbmm(parameters[depth + layer], x, parameters[layer])  # [m, n, out]
-            if layer == depth - 1:
-                break
-            if activation == "elu":
-                acted_on.append(x)
-            x = _activated(x, activation)
-            inputs.append(x)
-        ctx.activation, ctx.depth = activation, depth
+        with products(x.device, rounded=rounded):
+            for layer in range(depth - 1):
+                x = torch.baddbmm(parameters[depth + layer], x, parameters[layer])  # [m, n, out]
+                if activation == "elu":
+                    acted_on.append(x)
+                x = _activated(x, activation)
+                inputs.append(x)
+            x = torch.baddbmm(parameters[-1], x, parameters[depth - 1])
+        ctx.activation, ctx.depth, ctx.rounded = activation, depth, rounded
         ctx.save_for_backward(*parameters[:depth], *inputs, *acted_on)
         return x
 
@@ -88,20 +96,21 @@ class _Layers(torch.autograd.Function):
             )
         depth, saved = ctx.depth, ctx.saved_tensors
         weights, inputs, acted_on = saved[:depth], saved[depth : 2 * depth], saved[2 * depth :]
-        needed = ctx.needs_input_grad
+        of_row, needed = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         found: list[Tensor | None] = [None] * (2 * depth)
-        for layer in reversed(range(depth)):
-            if needed[2 + layer]:
-                found[layer] = torch.bmm(inputs[layer].transpose(1, 2), gradient)
-            if needed[2 + depth + layer]:
-                found[depth + layer] = gradient.sum(dim=1, keepdim=True)
-            if layer == 0 and not needed[0]:
-                break
-            gradient = torch.bmm(gradient, weights[layer].transpose(1, 2))  # [m, n, in]
-            if layer:
-                kept = acted_on[layer - 1] if acted_on else inputs[layer]
-                _pull_back(gradient, kept, ctx.activation)
-        return (gradient if needed[0] else None, None, *found)
+        with products(gradient.device, rounded=ctx.rounded):
+            for layer in reversed(range(depth)):
+                if needed[layer]:
+                    found[layer] = torch.bmm(inputs[layer].transpose(1, 2), gradient)
+                if needed[depth + layer]:
+                    found[depth + layer] = gradient.sum(dim=1, keepdim=True)
+                if layer == 0 and not of_row:
+                    break
+                gradient = torch.bmm(gradient, weights[layer].transpose(1, 2))  # [m, n, in]
+                if layer:
+                    kept = acted_on[layer - 1] if acted_on else inputs[layer]
+                    _pull_back(gradient, kept, ctx.activation)
+        return (gradient if of_row else None, None, None, *found)
 
 
 def _activated(x: Tensor, activation: str) -> Tensor:

@@ -93,6 +93,7 @@ class TabularNetworks(nn.Module):
             linear=SpectralLinear if spectral_norm else BatchedLinear,
             last=SpectralHead if spectral_norm else None,
             scheme=scheme,
+            rounded=True,
         )
 
     def critic(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from anomgan.errors import ModelCorruptError, OutputError, UsageError
 from anomgan.training.selection import SelectionState
 
-__all__ = ["Checkpointer", "TrainingState", "moments", "set_moments"]
+__all__ = ["Checkpointer", "TrainingState"]
 
 
 @dataclass(frozen=True)
@@ -194,18 +194,3 @@ def _selection(facts: dict[str, Any], best: list[Tensor]) -> SelectionState:
         restarts=tuple(map(int, facts["restarts"])),
         best=best,
     )
-
-
-def moments(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
-    """Copy Adam's state, parameter by parameter; empty before the first step."""
-    parameters = optimizer.param_groups[0]["params"]
-    return [{k: v.clone() for k, v in optimizer.state.get(p, {}).items()} for p in parameters]
-
-
-def set_moments(optimizer: torch.optim.Optimizer, kept: list[dict[str, Tensor]]) -> None:
-    """Put copies of what `moments` gave into an optimiser of parameters of the same shapes."""
-    parameters = optimizer.param_groups[0]["params"]
-    optimizer.state.clear()
-    for parameter, state in zip(parameters, kept, strict=True):
-        if state:
-            optimizer.state[parameter] = {k: v.clone() for k, v in state.items()}

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from anomgan.errors import TrainingError, TrainingInterrupted, UsageError
-from anomgan.nets.precision import products_of_updates
-from anomgan.training.checkpoints import Checkpointer, TrainingState, moments, set_moments
+from anomgan.training.checkpoints import Checkpointer, TrainingState
 from anomgan.training.selection import Selection, Weights
 
 __all__ = ["Phase", "Progress", "Sampler", "Trainer", "TrainingPlan", "TrainingRecord"]
@@ -120,8 +119,6 @@ class TrainingPlan:
     rates : mapping of str to float
         Factors on the learning rate by player, 1 for those not named: the two time-scale
         update rule (Heusel et al., 2017, section 2) has a faster discriminator.
-    rounded : bool
-        Whether updates may multiply in bfloat16 (`anomgan.nets.precision`), where that is faster.
     """
 
     n_steps: int
@@ -132,7 +129,6 @@ class TrainingPlan:
     ema_half_life_samples: float
     deadline: float | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
-    rounded: bool = False
 
 
 @dataclass
@@ -267,7 +263,6 @@ class Trainer:
         self._rate_factor = 1.0
         self._n_steps = plan.n_steps
         self._pace: tuple[int, float] | None = None
-        self._products = products_of_updates(plan.rounded, sampler.data.device)
         self._forget_sums()
 
     def run(
@@ -300,8 +295,7 @@ class Trainer:
         while self._step < self._n_steps:
             if stop_requested is not None and stop_requested():
                 self._interrupt(snapshot)
-            with self._products():
-                self._update()
+            self._update()
             self._fit_to_deadline()
             if self._step % _SNAPSHOT_STEPS == 0 or self._step == self._n_steps:
                 snapshot = self._review(snapshot)
@@ -439,7 +433,7 @@ class Trainer:
             history=[dict(h) for h in self.record.history],
             parameters=[p.detach().clone() for p in self.parameters],
             averaged=[p.clone() for p in self.averaged],
-            optimizers={name: moments(opt) for name, opt in self.optimizers.items()},
+            optimizers={name: _moments(opt) for name, opt in self.optimizers.items()},
             rng_state=self.sampler.rng.get_state().clone(),
             selection=None if self.selection is None else self.selection.state,
         )
@@ -456,7 +450,7 @@ class Trainer:
             for average, value in zip(self.averaged, state.averaged, strict=True):
                 average.copy_(value)
         for name, optimizer in self.optimizers.items():
-            set_moments(optimizer, state.optimizers[name])
+            _set_moments(optimizer, state.optimizers[name])
         if self.selection is not None:
             self.selection.restore(state.selection, self.parameters)
         self.sampler.rng.set_state(state.rng_state.cpu())
@@ -487,3 +481,17 @@ def _check_rates(rates: Mapping[str, float], players: Mapping[str, object]) -> N
     ]
     if faults:
         raise UsageError("; ".join(faults), faults)
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+    """Copy Adam's state, parameter by parameter; empty before the first step."""
+    parameters = optimizer.param_groups[0]["params"]
+    return [{k: v.clone() for k, v in optimizer.state.get(p, {}).items()} for p in parameters]
+
+
+def _set_moments(optimizer: torch.optim.Optimizer, moments: list[dict[str, Tensor]]) -> None:
+    parameters = optimizer.param_groups[0]["params"]
+    optimizer.state.clear()
+    for parameter, state in zip(parameters, moments, strict=True):
+        if state:
+            optimizer.state[parameter] = {k: v.clone() for k, v in state.items()}
