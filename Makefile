@@ -26,7 +26,7 @@ demo: $(SET_UP)
 	@echo "The results are in demo-results/: the model, the two tables and the scores."
 
 test: check
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(SET_UP)
 	$(BIN)/ruff check .

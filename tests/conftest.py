@@ -6,12 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Before torch is loaded, and for the children of tests too: where other processes are busy on the
 # same cores, two threads that wait for each other are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says on a busy machine nothing about the code.
+settings.register_profile("anomgan", deadline=None)
+settings.load_profile("anomgan")
 
 
 @pytest.fixture(scope="session")
