@@ -227,6 +227,7 @@ def _networks(
         generator=draws,
         scheme=parameters.initialisation,
         spectral_norm=parameters.spectral_norm,
+        rounded=parameters.bfloat16,
     )
 
 

@@ -132,6 +132,9 @@ class FlagshipParameters:
         One of `INITIALISATIONS`, of all networks.
     spectral_norm : bool
         Whether the critic's slope is kept at 1 or below.
+    bfloat16 : bool
+        Whether the discriminator may be trained with products of bfloat16, where the processor has
+        units for them (`anomgan.nets.precision`).
     ema_share : float
         Half-life of the averaged weights, as a share of the rows a member sees.
     inversion_steps : int
@@ -174,6 +177,7 @@ class FlagshipParameters:
     feature_matching: float = 0.0
     initialisation: str = "he"
     spectral_norm: bool = False
+    bfloat16: bool = True
     ema_share: float = 0.05
     inversion_steps: int = 5
     memory_size: int = 8192

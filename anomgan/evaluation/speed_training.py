@@ -36,6 +36,7 @@ from anomgan.evaluation.timing import (
     run_child,
     summarise_times,
 )
+from anomgan.nets.precision import products
 from anomgan.presets import FlagshipParameters
 
 __all__ = ["CountedProducts", "measure_training", "pyod_scoring", "training_step_flops"]
@@ -140,9 +141,10 @@ def _product_rate(plan: SpeedPlan) -> float:
     former = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a fit
     try:
-        found = interleave(
-            {"product": lambda: torch.bmm(x, weights)}, budget_s=plan.budget_s / 4, repeats=5
-        )
+        with products(x.device, rounded=parameters.bfloat16):
+            found = interleave(
+                {"product": lambda: torch.bmm(x, weights)}, budget_s=plan.budget_s / 4, repeats=5
+            )
     finally:
         torch.set_num_threads(former)
     return 2.0 * math.prod(shape) * width / found["product"].median

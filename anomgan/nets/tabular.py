@@ -60,6 +60,10 @@ class TabularNetworks(nn.Module):
         Keeps the slope of the first head at 1 or below: the trunk is of `SpectralLinear`. The
         grading heads are as steep as they need to be.
 
+    rounded : bool
+        Whether the discriminator, whose matrices are large, may be trained with products of
+        bfloat16 (`anomgan.nets.precision`).
+
     Raises
     ------
     UsageError
@@ -73,6 +77,7 @@ class TabularNetworks(nn.Module):
         generator: torch.Generator,
         scheme: str = "he",
         spectral_norm: bool = False,
+        rounded: bool = False,
     ) -> None:
         super().__init__()
         m, d, k = sizes.n_members, sizes.n_features, sizes.latent_dim
@@ -93,7 +98,7 @@ class TabularNetworks(nn.Module):
             linear=SpectralLinear if spectral_norm else BatchedLinear,
             last=SpectralHead if spectral_norm else None,
             scheme=scheme,
-            rounded=True,
+            rounded=rounded,
         )
 
     def critic(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from anomgan.nets import precision
 from anomgan.nets.batched import BatchedMLP
-from tests.support.tiny_flagship import tiny_game
+from anomgan.nets.tabular import TabularNetworks, TabularSizes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 fast_here = pytest.mark.skipif(not precision.bfloat16_is_fast(), reason="no units for bfloat16")
@@ -80,7 +80,8 @@ def test_a_rounded_network_is_rounded_forth_and_back_and_nowhere_else() -> None:
 
 
 def test_the_flagship_rounds_its_discriminator_alone() -> None:
-    networks = tiny_game().networks
+    sizes = TabularSizes(2, 5, 3, 8, 8, 4)
+    networks = TabularNetworks(sizes, generator=torch.Generator(), rounded=True)
     assert networks.discriminator.rounded
     assert not networks.generator.rounded
     assert not networks.encoder.rounded
