@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomgan.errors import ModelError, UsageError
-from anomgan.evaluation.metrics import auroc
+from anomgan.evaluation.metrics import auroc, rank_correlation
 from anomgan.learning import HeldOut, torch_seed
 from anomgan.nets.arithmetic import FrozenNetwork
 from anomgan.nets.batched import BatchedMLP
@@ -218,7 +218,7 @@ def _chosen(school: _School, plan: _Plan) -> ProgramScore:
     for most in _CENTRES:
         student = _student(school, plan, most)
         told = student.scores(school.judges, none).numpy()
-        found.append((_rank_correlation(school.judged, told), student))
+        found.append((rank_correlation(school.judged, told), student))
         if found[-1][0] >= _AGREEMENT or most >= len(school.known):
             break
     return max(found, key=lambda pair: pair[0])[1]
@@ -245,18 +245,6 @@ def _student(school: _School, plan: _Plan, most: int) -> ProgramScore:
         n_columns=teacher.n_columns,
         settings=ProgramSettings(unit=1.0, kernel_width=1.0),
     )
-
-
-def _rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Spearman's; 1 where there is nothing to rank."""
-    from scipy.stats import rankdata
-
-    if len(a) < 2:
-        return 1.0
-    ranks = [rankdata(values) for values in (a, b)]
-    if min(float(np.ptp(r)) for r in ranks) == 0.0:
-        return 1.0
-    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def _without(score: RowScore, held_out: HeldOut) -> RowScore:
@@ -461,7 +449,7 @@ def _compared(
         (one.scores(rows, none).numpy(), one.scores(mixed, none).numpy())
         for one in (score, student)
     ]
-    alike = _rank_correlation(*(normal for normal, _ in pairs))
+    alike = rank_correlation(*(normal for normal, _ in pairs))
     labels = np.repeat([0, 1], len(rows))
     aurocs = [auroc(labels, np.concatenate(pair)) for pair in pairs]
     return {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import betabinom
+from scipy.stats import betabinom, rankdata
 from scipy.stats import binomtest as _binomial_test
 from sklearn.metrics import (
     average_precision_score,
@@ -31,6 +31,7 @@ __all__ = [
     "false_alarm_rate",
     "partial_auroc",
     "precision_at",
+    "rank_correlation",
     "recall_at_false_alarms",
     "share_interval",
 ]
@@ -52,6 +53,18 @@ def auroc(y: ArrayLike, scores: ArrayLike) -> float:
         Lengths differ, a score is not finite, or one of the two kinds of rows is absent.
     """
     return float(roc_auc_score(*checked(y, scores)))
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
+    """Spearman's rank correlation of two rankings of the same rows [n], ties at their mean rank.
+
+    1 where neither ranks anything, and 0 where only one of them does.
+    """
+    ranks = [rankdata(np.asarray(values)) for values in (a, b)]
+    flat = [np.unique(r).size < 2 for r in ranks]
+    if any(flat):
+        return 1.0 if all(flat) else 0.0
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def average_precision(y: ArrayLike, scores: ArrayLike) -> float:

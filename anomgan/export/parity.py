@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomgan.errors import ExportError
+from anomgan.evaluation.metrics import rank_correlation
 from anomgan.scoring.program import RowScore
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Rows
@@ -134,14 +135,7 @@ def compare(
         # Of few rows, the worst one is not the 99th percentile.
         p99_relative=float(np.quantile(relative, 0.99, method="lower")),
         max_relative=float(relative.max()),
-        spearman=_spearman(ours, theirs),
+        spearman=rank_correlation(ours, theirs),
         same_top=same,
         contribution_gap=float(gap.max()),
     )
-
-
-def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    ranks = [np.unique(v, return_inverse=True)[1].astype(np.float64) for v in (a, b)]
-    if min(np.ptp(r) for r in ranks) == 0.0:
-        return 1.0 if np.ptp(ranks[0]) == np.ptp(ranks[1]) else 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

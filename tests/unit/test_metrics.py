@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy.stats import beta
+from scipy.stats import beta, spearmanr
 
 from anomgan.errors import UsageError
 from anomgan.evaluation.metrics import (
     best_f1,
     conformal_band,
     precision_at,
+    rank_correlation,
     recall_at_false_alarms,
     share_interval,
 )
@@ -76,3 +77,14 @@ def test_the_conformal_band_holds_as_often_as_it_says(n_calibration, rate):
 
 def test_below_the_resolution_nothing_is_flagged():
     assert conformal_band(99, 1000, 0.0099) == (0.0, 0.0)
+
+
+def test_rank_correlation_is_spearman_s_and_tells_what_ranks_nothing():
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 6, 50)
+    b = a + rng.integers(0, 4, 50)
+    assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic, rel=1e-12)
+    assert rank_correlation(a, -(a**3)) == pytest.approx(-1.0)
+    assert rank_correlation(np.ones(5), np.zeros(5)) == 1.0
+    assert rank_correlation(np.ones(5), np.arange(5)) == 0.0
+    assert rank_correlation([3.0], [1.0]) == 1.0
