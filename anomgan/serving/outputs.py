@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self, cast
 
 from anomgan.errors import OutputError
+from anomgan.replacement import clear_leftovers, temporary_file
 
 __all__ = ["STANDARD_OUTPUT", "AtomicFile"]
 
@@ -103,11 +103,9 @@ class AtomicFile:
                 return self._target.open("wb")
             if not os.access(self._target, os.W_OK):
                 raise PermissionError(13, "Permission denied")
-        name = f".{self._target.name}.{secrets.token_hex(6)}.tmp"
-        temporary = self._target.with_name(name)
-        file = temporary.open("xb")
-        self._temporary = temporary
-        return file
+        clear_leftovers(self._target)
+        self._temporary, descriptor = temporary_file(self._target)
+        return os.fdopen(descriptor, "wb")
 
     def _failure(self, error: OSError) -> OutputError:
         return OutputError(

@@ -27,7 +27,16 @@ import typer
 
 from anomgan.errors import AnomganError
 
-__all__ = ["ANOMALIES_FOUND", "BAD_INPUT", "FAILURE", "INTERRUPTED", "OK", "TERMINATED", "guarded"]
+__all__ = [
+    "ANOMALIES_FOUND",
+    "BAD_INPUT",
+    "FAILURE",
+    "INTERRUPTED",
+    "OK",
+    "TERMINATED",
+    "guarded",
+    "heed_interrupts",
+]
 
 OK: Final = 0
 FAILURE: Final = 1
@@ -67,6 +76,13 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
             raise typer.Exit(code) from None
 
     return run
+
+
+def heed_interrupts() -> None:
+    """Take SIGINT also where a shell that started the command in its background has it ignored."""
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
