@@ -14,7 +14,16 @@ import polars as pl
 from anomgan.errors import OutputError, UsageError
 from anomgan.serving.outputs import AtomicFile
 
-__all__ = ["FORMATS", "Format", "Writer", "format_of", "neutralised", "open_writer"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Sink",
+    "Writer",
+    "format_of",
+    "neutralised",
+    "open_writer",
+    "text_writer",
+]
 
 Format = Literal["csv", "parquet", "jsonl"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
@@ -23,6 +32,13 @@ _SUFFIXES: Final[dict[str, Format]] = {".parquet": "parquet", ".pq": "parquet", 
 _FORMULA = r"^[=+\-@\t\r]"
 _NUMBER = r"^(?i)[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|^[+-]?(nan|inf|infinity)$"
 _PART_ROWS = 131_072  # rows of one temporary Parquet part, hence of one row group
+
+
+class Sink(Protocol):
+    """Takes bytes, in order."""
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
 
 
 class Writer(Protocol):
@@ -71,12 +87,25 @@ def open_writer(path: str, fmt: Format) -> Iterator[Writer]:
     """
     with AtomicFile(path) as file:
         if fmt != "parquet":
-            yield _CsvWriter(file) if fmt == "csv" else _JsonLinesWriter(file)
+            yield text_writer(file, fmt)
             return
         with tempfile.TemporaryDirectory(prefix="anomgan-") as parts:
             writer = _ParquetWriter(file, Path(parts))
             yield writer
             writer.finish()
+
+
+def text_writer(file: Sink, fmt: Format, *, begun: bool = False) -> Writer:
+    """Return a writer of CSV or JSON lines into an open file.
+
+    Parameters
+    ----------
+    file : Sink
+    fmt : "csv" or "jsonl"
+    begun : bool
+        Rows stand in the file already, and with them the header.
+    """
+    return _CsvWriter(file, begun) if fmt == "csv" else _JsonLinesWriter(file)
 
 
 def neutralised(frame: pl.DataFrame) -> pl.DataFrame:
@@ -99,9 +128,9 @@ def neutralised(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 class _CsvWriter:
-    def __init__(self, file: AtomicFile) -> None:
+    def __init__(self, file: Sink, begun: bool) -> None:
         self._file = file
-        self._begun = False
+        self._begun = begun
 
     def write(self, frame: pl.DataFrame) -> None:
         for name, kind in frame.schema.items():
@@ -113,7 +142,7 @@ class _CsvWriter:
 
 
 class _JsonLinesWriter:
-    def __init__(self, file: AtomicFile) -> None:
+    def __init__(self, file: Sink) -> None:
         self._file = file
 
     def write(self, frame: pl.DataFrame) -> None:

@@ -65,8 +65,8 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
         except BrokenPipeError:
             _drop_standard_output()
             raise typer.Exit(FAILURE) from None
-        except KeyboardInterrupt:
-            _tell("Interrupted", "nothing partial was left behind.", style="yellow")
+        except KeyboardInterrupt as stop:
+            _tell("Interrupted", str(stop) or "nothing partial was left behind.", style="yellow")
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if kwargs.get("debug"):
