@@ -74,7 +74,9 @@ def with_odd_cells() -> str:
     """Line feeds in quotes, a ragged line, blank lines and cells that cannot be read."""
     rows = toy_table(N_ROWS, seed=2).with_columns(
         plant=pl.lit('no\nrth, "x"'),
-        pressure=pl.when(pl.int_range(N_ROWS) % 97 == 5).then(pl.lit("97 bar")).otherwise("pressure"),
+        pressure=pl.when(pl.int_range(N_ROWS) % 97 == 5)
+        .then(pl.lit("97 bar"))
+        .otherwise("pressure"),
     )
     lines = rows.write_csv()
     Path("quoted.csv").write_text(lines + "\n\n1,2\n\n")
