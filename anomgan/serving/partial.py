@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, ClassVar, Final, Self
 from anomgan.errors import InputError, OutputError, UsageError
 from anomgan.locks import locked_file
 from anomgan.replacement import clear_leftovers
-from anomgan.serving.outputs import STANDARD_OUTPUT
+from anomgan.serving.outputs import STANDARD_OUTPUT, require_writable
 
 __all__ = ["PartialFile", "can_be_continued", "discard_partial"]
 
@@ -106,8 +106,8 @@ class PartialFile:
         if os.path.isdir(self._target):
             raise OutputError(f"{self.path} is a directory; name a file with -o")
         try:
-            if os.path.exists(self._target) and not os.access(self._target, os.W_OK):
-                raise PermissionError(13, "Permission denied")
+            if os.path.exists(self._target):
+                require_writable(self._target)
             clear_leftovers(self._target)
             # A journal alone is of a process that was killed once its file was in place.
             self._found = self._partial.exists()

@@ -89,10 +89,20 @@ def open_writer(path: str, fmt: Format) -> Iterator[Writer]:
         if fmt != "parquet":
             yield text_writer(file, fmt)
             return
-        with tempfile.TemporaryDirectory(prefix="anomgan-") as parts:
-            writer = _ParquetWriter(file, Path(parts))
+        with _folder_of_parts() as parts:
+            writer = _ParquetWriter(file, parts)
             yield writer
             writer.finish()
+
+
+@contextmanager
+def _folder_of_parts() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="anomgan-")
+    except OSError as error:
+        raise _no_room_for_parts(error) from error
+    with folder as name:
+        yield Path(name)
 
 
 def text_writer(file: Sink, fmt: Format, *, begun: bool = False) -> Writer:
@@ -173,9 +183,12 @@ class _ParquetWriter:
         try:
             names = [self._parts / f"{i}.parquet" for i in range(self._n_parts)]
             pl.scan_parquet(names).sink_parquet(whole)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _no_room_for_parts(error) from error
+        try:
             with whole.open("rb") as source:
                 shutil.copyfileobj(source, self._file, 1 << 20)
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except OSError as error:
             raise _failure(self._file.path, error) from error
 
     def _flush(self) -> None:
@@ -183,7 +196,7 @@ class _ParquetWriter:
         try:
             pl.concat(self._held).write_parquet(part)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise _failure(self._file.path, error) from error
+            raise _no_room_for_parts(error) from error
         self._held = []
         self._n_parts += 1
 
@@ -200,6 +213,14 @@ def _misfit(name: str, kind: pl.DataType, what: str, others: str) -> UsageError:
     return UsageError(
         f"column {name!r} ({kind}) does not fit into {what}; use --format {others}, or leave "
         "--keep-columns out"
+    )
+
+
+def _no_room_for_parts(error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["no reason"])[0]
+    return OutputError(
+        f"cannot keep parts of a Parquet file in {tempfile.gettempdir()}: {reason}; set TMPDIR to "
+        "a directory that has room for all of it, or use --format csv"
     )
 
 

@@ -115,8 +115,8 @@ class Checkpointer:
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
             raise OutputError(
-                f"the checkpoint {self.path} could not be written ({error}); free some space, or "
-                "choose another place for the model"
+                f"the checkpoint {self.path} could not be written ({error}); free some space "
+                "and go on with --resume, or choose another place for the model"
             ) from error
         self._last = time.monotonic()
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -45,6 +46,8 @@ ANOMALIES_FOUND: Final = 3
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -58,7 +61,7 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
     @functools.wraps(command)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
-            with _orderly_end():
+            with _orderly_end(), _all_written():
                 return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
@@ -72,10 +75,28 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
             if kwargs.get("debug"):
                 traceback.print_exc(file=sys.stderr)
             _tell("Error", _message(error), style="red")
-            code = error.exit_code if isinstance(error, AnomganError) else FAILURE
-            raise typer.Exit(code) from None
+            if isinstance(error, OSError):
+                _drop_if_unwritable()
+            raise typer.Exit(_code(error)) from None
 
     return run
+
+
+@contextmanager
+def _all_written() -> Iterator[None]:
+    """Have what is still buffered written now: at the exit of Python it would be too late to tell.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    try:
+        yield
+    except typer.Exit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def heed_interrupts() -> None:
@@ -105,11 +126,27 @@ def _orderly_end() -> Iterator[None]:
 def _message(error: Exception) -> str:
     if isinstance(error, AnomganError):
         return str(error)
+    if _is_no_room(error):
+        place = getattr(error, "filename", None) or "standard output"
+        return (
+            f"cannot write {place}: {getattr(error, 'strerror', None) or error}; make room, or "
+            "send it elsewhere"
+        )
     reason = str(error).strip() or "no further word"
     return (
         f"unexpected {type(error).__name__}: {reason}\nThis is a fault of anomgan. Please report "
         "it with the output of the same command and --debug."
     )
+
+
+def _is_no_room(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, AnomganError):
+        return error.exit_code
+    return BAD_INPUT if _is_no_room(error) else FAILURE
 
 
 def _tell(title: str, message: str, *, style: str) -> None:
@@ -121,8 +158,15 @@ def _tell(title: str, message: str, *, style: str) -> None:
     stderr().print(line, soft_wrap=True, highlight=False)
 
 
+def _drop_if_unwritable() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_standard_output()
+
+
 def _drop_standard_output() -> None:
-    """Whoever read it has gone; what is left in the buffer must not raise at the exit."""
+    """Nobody takes it; what is left in the buffer must not raise at the exit."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
