@@ -385,9 +385,13 @@ def require_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
                 "place with -m"
             )
         if not overwrite:
+            left = (
+                f" (the checkpoint {checkpoint_path(path)} is of a fit that did not end or was "
+                "killed at its very end)"
+            )
             raise ModelExistsError(
-                f"there is already a model at {path}; --force replaces it, -m puts the new one "
-                "elsewhere"
+                f"there is already a model at {path}{left * checkpoint_path(path).exists()}; "
+                "--force replaces it, -m puts the new one elsewhere"
             )
     elif os.path.exists(target) and not os.path.isdir(target):
         raise ModelExistsError(f"{path} is a file; choose another place with -m")

@@ -20,7 +20,7 @@ from anomgan.locks import sole_writer
 from anomgan.persistence import save_fitted
 from anomgan.presets import DEFAULT, FlagshipParameters
 from anomgan.replacement import clear_leftovers
-from anomgan.stopping import stop_on_signal
+from anomgan.stopping import how_to_go_on, stop_on_signal
 from anomgan.tables import Schema, SchemaOptions
 from anomgan.training.checkpoints import Checkpointer
 from anomgan.training.loop import Progress
@@ -318,16 +318,7 @@ class _Keeper:
         return self._made
 
     def how_to_go_on(self) -> str:
-        own = self._resume or self._made is not None
-        if own and self._path.exists():
-            return (
-                "fit was stopped before the model was written; go on with the same command and "
-                f"--resume (checkpoint: {self._path})"
-            )
-        return (
-            "fit was stopped before its first checkpoint; nothing was kept, give the same command "
-            "again"
-        )
+        return how_to_go_on(self._path, own=self._resume or self._made is not None)
 
     def discard(self) -> None:
         if self._made is not None:

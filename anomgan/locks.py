@@ -19,7 +19,10 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-__all__ = ["locked_file", "same_file", "sole_writer", "try_lock"]
+__all__ = ["LITTER", "locked_file", "same_file", "sole_writer", "try_lock"]
+
+LITTER: set[Path] = set()
+"""What this process will remove: whoever ends it in haste may do that for it."""
 
 _OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -109,6 +112,7 @@ def sole_writer(target: Path, *, shown: str, option: str = "-m") -> Iterator[Non
             f"another process{_holder(lock)} is writing to {shown} just now: wait until it has "
             f"ended, or choose another place with {option}"
         )
+    LITTER.add(lock)
     try:
         with suppress(OSError):  # a full disk: the number is only told to others
             os.ftruncate(descriptor, 0)
@@ -118,6 +122,7 @@ def sole_writer(target: Path, *, shown: str, option: str = "-m") -> Iterator[Non
         with suppress(OSError):
             if same_file(descriptor, lock):
                 lock.unlink()
+        LITTER.discard(lock)
         os.close(descriptor)
         _remove_empty(made)
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from anomgan.locks import same_file, try_lock
+from anomgan.locks import LITTER, same_file, try_lock
 
 __all__ = ["clear_leftovers", "put_in_place", "temporary_directory", "temporary_file"]
 
@@ -60,10 +60,12 @@ def temporary_directory(target: Path) -> Iterator[Path]:
         Nothing can be written there.
     """
     path, descriptor = _locked_directory(target)
+    LITTER.add(path)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        LITTER.discard(path)
         if descriptor is not None:
             os.close(descriptor)
 

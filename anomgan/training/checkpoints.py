@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anomgan.errors import ModelCorruptError, OutputError, UsageError
+from anomgan.stopping import KEEPING
 from anomgan.training.selection import SelectionState
 
 __all__ = ["Checkpointer", "TrainingState", "moments_of", "set_moments"]
@@ -104,14 +105,15 @@ class Checkpointer:
             }
         temporary = self._temporary()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(
-                {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
-                temporary,
-                metadata={"anomgan": json.dumps(facts)},
-            )
-            _sync(temporary)
-            os.replace(temporary, self.path)
+            with KEEPING:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                save_file(
+                    {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
+                    temporary,
+                    metadata={"anomgan": json.dumps(facts)},
+                )
+                _sync(temporary)
+                os.replace(temporary, self.path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
             raise OutputError(

@@ -20,7 +20,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Final, ParamSpec, TypeVar
 
@@ -35,8 +36,8 @@ __all__ = [
     "INTERRUPTED",
     "OK",
     "TERMINATED",
+    "ended_promptly",
     "guarded",
-    "heed_interrupts",
 ]
 
 OK: Final = 0
@@ -70,16 +71,36 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
             raise typer.Exit(FAILURE) from None
         except KeyboardInterrupt as stop:
             _tell("Interrupted", str(stop) or "nothing partial was left behind.", style="yellow")
-            raise typer.Exit(INTERRUPTED) from None
+            raise _leave(INTERRUPTED) from None
+        except SystemExit as stop:
+            if stop.code == TERMINATED:
+                _leave(TERMINATED)
+            raise
         except Exception as error:
             if kwargs.get("debug"):
                 traceback.print_exc(file=sys.stderr)
             _tell("Error", _message(error), style="red")
             if isinstance(error, OSError):
                 _drop_if_unwritable()
-            raise typer.Exit(_code(error)) from None
+            code = _code(error)
+            raise (_leave(code) if code == INTERRUPTED else typer.Exit(code)) from None
 
     return run
+
+
+def _leave(code: int) -> typer.Exit:
+    """End a process that was stopped: tearing torch down can take longer than anyone waits.
+
+    Elsewhere than in a process of its own, what to raise is returned.
+    """
+    own = (sys.__stdout__, sys.__stderr__)
+    if (sys.stdout, sys.stderr) == own:
+        for stream in own:
+            if stream is not None:
+                with suppress(OSError):
+                    stream.flush()
+        os._exit(code)
+    return typer.Exit(code)
 
 
 @contextmanager
@@ -99,11 +120,38 @@ def _all_written() -> Iterator[None]:
     sys.stdout.flush()
 
 
-def heed_interrupts() -> None:
-    """Take SIGINT also where a shell that started the command in its background has it ignored."""
-    main = threading.current_thread() is threading.main_thread()
-    if main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def ended_promptly(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Have SIGINT and SIGTERM end a fit within two seconds, whatever it is at.
+
+    SIGINT is taken also where a shell that started the command in its background has it ignored:
+    a fit keeps its checkpoint. The command takes parameters `model` and `resume`.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        from anomgan.bundle import checkpoint_path
+        from anomgan.stopping import how_to_go_on, prompt_end
+
+        checkpoint = checkpoint_path(str(kwargs["model"]))
+        resumes, before = bool(kwargs["resume"]), _stamp(checkpoint)
+
+        def message() -> str:
+            return how_to_go_on(checkpoint, own=resumes or _stamp(checkpoint) != before)
+
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        with prompt_end(message, INTERRUPTED):
+            return command(*args, **kwargs)
+
+    return run
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @contextmanager

@@ -131,6 +131,15 @@ def test_a_failed_save_leaves_the_previous_model_untouched(tmp_path, monkeypatch
     assert os.listdir(tmp_path) == ["m"]
 
 
+def test_a_checkpoint_beside_a_model_is_named(tmp_path):
+    _save(tmp_path / "m")
+    with pytest.raises(ModelExistsError, match=r"already a model at \S+; --force replaces it"):
+        require_free(tmp_path / "m")
+    (tmp_path / "m.checkpoint").write_bytes(b"")
+    with pytest.raises(ModelExistsError, match=r"m\.checkpoint is of a fit that did not end"):
+        require_free(tmp_path / "m")
+
+
 def test_saving_through_a_link_replaces_its_target(tmp_path):
     _save(tmp_path / "v1")
     (tmp_path / "current").symlink_to("v1")

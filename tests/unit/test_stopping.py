@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ import anomgan.estimator
 from anomgan.bundle import Bundle
 from anomgan.errors import TrainingInterrupted
 from anomgan.estimator import fit_table
-from anomgan.stopping import stop_on_signal
+from anomgan.stopping import prompt_end, stop_on_signal
 from anomgan.tables import SchemaOptions, read_table
 from anomgan.tables.encoding import FeatureEncoder
 
@@ -63,6 +66,61 @@ def test_a_second_signal_is_taken_at_once() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         impatient()
+
+
+DEAF = """
+import hashlib, sys, time
+from pathlib import Path
+from anomgan.locks import sole_writer
+from anomgan.replacement import temporary_directory
+from anomgan.stopping import prompt_end, stop_on_signal
+m = Path("m")
+with (
+    prompt_end(lambda: "go on so", 130),
+    sole_writer(m, shown="m"),
+    temporary_directory(m),
+    stop_on_signal(lambda: "never said"),
+):
+    print("deaf", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"one call", b"into a library", 2_000_000_000)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_process_in_one_long_call_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEAF],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deaf\n"
+    assert len(os.listdir(tmp_path)) == 2
+    began = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < 2.0
+    assert (process.returncode, said) == (130, "Error: go on so\n")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_ends_in_time_is_not_ended_by_force() -> None:
+    former = threading.active_count()
+    with prompt_end(lambda: "never said", 99):
+        pass
+    with pytest.raises(TrainingInterrupted), prompt_end(lambda: "never said", 99):
+        stopped()
+    time.sleep(1.6)
+    assert threading.active_count() == former
+
+
+def stopped() -> None:
+    """Be stopped as outside of the training."""
+    with stop_on_signal(lambda: "so"):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(1.2)
 
 
 def fit(table: Path, output: Path, **options: Any) -> Bundle:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from anomgan_cli.exits import FAILURE, guarded, heed_interrupts
+from anomgan_cli.exits import FAILURE, ended_promptly, guarded
 from anomgan_cli.options import (
     Debug,
     Delimiter,
@@ -125,6 +125,7 @@ Resume = Annotated[
 
 
 @guarded
+@ended_promptly
 def fit(
     table: Table,
     model: Model = "anomgan-model",
@@ -152,7 +153,6 @@ def fit(
 ) -> None:
     """Learn what normal rows look like; writes a model directory."""
     started = time.monotonic()
-    heed_interrupts()
     from anomgan.tables import SchemaOptions, open_table
     from anomgan_cli.render import training_progress
 
