@@ -108,11 +108,16 @@ class KilledFit:
         Of the fit; the same each time.
     seconds : float
         What an uninterrupted fit takes.
+
+    Attributes
+    ----------
+    words : list of str
+        The command.
     """
 
     def __init__(self, folder: Path, table: str, options: list[str], seconds: float) -> None:
         self.folder, self.seconds = folder, seconds
-        self._words = ["fit", table, "-m", "m", "--force", "-q", *options]
+        self.words = ["fit", table, "-m", "m", "--force", "-q", *options]
         self._checkpoint = folder / "m.checkpoint"
 
     def kill(self, moment: str, rng: random.Random) -> Kill | None:
@@ -132,7 +137,7 @@ class KilledFit:
                 rng.uniform(0.0, 0.15),
             ),
         }[moment]
-        process = start(*self._words, "--resume", cwd=self.folder)
+        process = start(*self.words, "--resume", cwd=self.folder)
         if not kill_when(process, ready, delay):
             if process.returncode:
                 raise RuntimeError(f"fit ended with {process.returncode}")
@@ -145,7 +150,7 @@ class KilledFit:
 
     def finish(self) -> str:
         """Resume to the end; return the digest of the model."""
-        run(*self._words, "--resume", cwd=self.folder)
+        run(*self.words, "--resume", cwd=self.folder)
         return model_id(self.folder / "m")
 
     def _stamp(self) -> int:
