@@ -5,8 +5,8 @@
 A fit replaces a former model (`--force`). After each kill the model directory must load, all
 checksums verified, and be the former model or the new one; at the end the new one must equal the
 one of a fit that nobody killed, bit for bit, and nothing else may be left. A scoring must leave no
-output or the whole one, and continued it must give the same bytes. Prints a line a kill; exits 1
-where anything differs.
+output or the whole one, and continued it must give the same bytes. Of two fits to one place one
+must win and the other say so. Prints a line a kill; exits 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -117,6 +117,25 @@ def scores(folder: Path, n_kills: int, rng: random.Random) -> list[str]:
     return wrong
 
 
+def two_at_once(folder: Path, rng: random.Random) -> list[str]:
+    """Start two fits to one place, a moment apart; return what went wrong."""
+    print("\ntwo fits to one place, started a moment apart: exit codes, and what the second said")
+    wrong = []
+    for _ in range(3):
+        words = ["fit", "normal.csv", "-m", "both", "-q", "--set", "n_steps=60"]
+        processes = []
+        for _ in range(2):
+            processes.append(start(*words, cwd=folder))
+            time.sleep(rng.uniform(0.0, 0.3))
+        said = [process.communicate(timeout=600)[1].strip() for process in processes]
+        codes = [process.returncode for process in processes]
+        print(f"{codes}  {' '.join(said)}", flush=True)
+        if sorted(codes) != [0, 2] or model_id(folder / "both") == "none":
+            wrong.append(f"two at once ended with {codes}")
+        shutil.rmtree(folder / "both", ignore_errors=True)
+    return wrong
+
+
 def main() -> None:
     """Kill, resume, compare, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -132,6 +151,7 @@ def main() -> None:
         rows.iloc[500:].to_csv(folder / "new.csv", index=False)
         wrong = fits(folder, arguments.kills, rng)
         wrong += scores(folder, arguments.kills, rng)
+        wrong += two_at_once(folder, rng)
     if wrong:
         raise SystemExit("FAILED: " + "; ".join(wrong))
     print("\nAll resumed fits and scorings equal those that nobody killed.")
