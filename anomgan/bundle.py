@@ -23,8 +23,6 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
 import stat
 import zipfile
 import zlib
@@ -45,6 +43,7 @@ from anomgan.errors import (
     ModelNotFoundError,
     OutputError,
 )
+from anomgan.replacement import clear_leftovers, put_in_place, temporary_directory
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -322,7 +321,8 @@ class Bundle:
     ) -> Bundle:
         """Write a model directory; a failure leaves what was there untouched.
 
-        Everything is written to a temporary sibling that is renamed at the end.
+        Everything is written to a temporary sibling that is renamed at the end: a process that is
+        killed leaves the former model, or the new one, and what else it left goes at the next save.
 
         Parameters
         ----------
@@ -344,23 +344,21 @@ class Bundle:
         """
         require_free(path, overwrite=overwrite)
         target = Path(os.path.realpath(path))
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
-            records = {name: _write(temporary, name, files[name]) for name in sorted(files)}
-            complete = replace(manifest, files=records)
-            text = json.dumps(complete.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-            _write_synced(temporary / _MANIFEST, text.encode() + b"\n")
-            Bundle.open(temporary)
-            _put_in_place(temporary, target)
+            clear_leftovers(target)
+            with temporary_directory(target) as temporary:
+                records = {name: _write(temporary, name, files[name]) for name in sorted(files)}
+                complete = replace(manifest, files=records)
+                text = json.dumps(complete.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+                _write_synced(temporary / _MANIFEST, text.encode() + b"\n")
+                Bundle.open(temporary)
+                put_in_place(temporary, target)
         except OSError as error:
             raise OutputError(
                 f"cannot write the model to {path}: {error.strerror or error}; choose another "
                 "place with -m"
             ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         return Bundle(Path(path), complete)
 
 
@@ -387,9 +385,13 @@ def require_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
                 "place with -m"
             )
         if not overwrite:
+            left = (
+                f" (the checkpoint {checkpoint_path(path)} is of a fit that did not end or was "
+                "killed at its very end)"
+            )
             raise ModelExistsError(
-                f"there is already a model at {path}; --force replaces it, -m puts the new one "
-                "elsewhere"
+                f"there is already a model at {path}{left * checkpoint_path(path).exists()}; "
+                "--force replaces it, -m puts the new one elsewhere"
             )
     elif os.path.exists(target) and not os.path.isdir(target):
         raise ModelExistsError(f"{path} is a file; choose another place with -m")
@@ -401,21 +403,6 @@ def require_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
             f"cannot write the model to {path}: {parent} is not a directory that you may write "
             "to; choose another place with -m"
         )
-
-
-def _put_in_place(temporary: Path, target: Path) -> None:
-    """Rename `temporary` to `target`; what was there comes back if that fails."""
-    if not target.exists():
-        os.replace(temporary, target)
-        return
-    previous = target.with_name(f".{target.name}.{secrets.token_hex(6)}.old")
-    os.replace(target, previous)
-    try:
-        os.replace(temporary, target)
-    except BaseException:
-        os.replace(previous, target)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def _write(directory: Path, name: str, content: bytes | Path) -> dict[str, Any]:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from anomgan.bundle import Bundle, checkpoint_path, require_free
-from anomgan.errors import UsageError
+from anomgan.errors import TrainingInterrupted, UsageError
 from anomgan.face import BaseDetector, table_rows
 from anomgan.fitting import FitControl, FittedModel
 from anomgan.groups import group_options
 from anomgan.literature import FACES
+from anomgan.locks import sole_writer
 from anomgan.persistence import save_fitted
 from anomgan.presets import DEFAULT, FlagshipParameters
+from anomgan.replacement import clear_leftovers
+from anomgan.stopping import how_to_go_on, stop_on_signal
 from anomgan.tables import Schema, SchemaOptions
 from anomgan.training.checkpoints import Checkpointer
 from anomgan.training.loop import Progress
@@ -226,8 +226,9 @@ def fit_table(
 ) -> Bundle:
     """Fit on a table, export, check and save: what ``anomgan fit`` does.
 
-    SIGINT and SIGTERM stop the training within a step; a checkpoint beside `output` lets
-    `resume` go on, to the same model as an uninterrupted fit.
+    SIGINT and SIGTERM stop the training after its step, and whatever else runs within a second; a
+    checkpoint beside `output` lets `resume` go on, to the same model as an uninterrupted fit. One
+    process at a time fits to a place.
 
     Parameters
     ----------
@@ -254,37 +255,80 @@ def fit_table(
     Raises
     ------
     InputError, ModelError, OutputError
-        Before anything is trained, where possible.
+        Before anything is trained, where possible; also where another process is fitting there.
     TrainingInterrupted
         Stopped by a signal.
     """
     started = time.monotonic()
     estimator = _made(detector, parameters)
-    require_free(output, overwrite=overwrite)
+    target = Path(os.path.realpath(output))
+    keeper = _Keeper(output, resume=resume)
+    with sole_writer(target, shown=os.fspath(output)):
+        clear_leftovers(target)
+        require_free(output, overwrite=overwrite)
+        before = _identity(target)
+        try:
+            with stop_on_signal(keeper.how_to_go_on) as stop:
+                control = FitControl(
+                    device=estimator.device,
+                    max_time_s=max_time,
+                    started=started,
+                    progress=progress,
+                    stop_requested=stop,
+                    checkpoint=keeper.checkpointer,
+                )
+                fitted = _fitted(estimator, frame, options, source, control)
+                bundle = save_fitted(fitted, output, overwrite=overwrite, source=source)
+        except TrainingInterrupted:
+            if _identity(target) == before:
+                raise
+            bundle = Bundle.open(output)  # it was whole and in its place by then
+        keeper.discard()
+    return bundle
+
+
+def _fitted(
+    estimator: BaseDetector,
+    frame: pl.DataFrame,
+    options: SchemaOptions,
+    source: str,
+    control: FitControl,
+) -> FittedModel:
     if estimator.calibrate_by is not None:
         options = group_options(frame, options, estimator.calibrate_by, source=source)
     schema = Schema.infer(frame, options, source=source)
-    checkpoint_file = checkpoint_path(output)
-    made: list[Checkpointer] = []
+    estimator.fit_checked(schema, table_rows(schema, frame, source), control)
+    fitted: FittedModel = estimator.model_
+    return fitted
 
-    def checkpoint(fingerprint: str) -> Checkpointer:
-        made.append(Checkpointer(checkpoint_file, fingerprint=fingerprint, resume=resume))
-        return made[0]
 
-    with _stop_on_signal() as stop:
-        control = FitControl(
-            device=estimator.device,
-            max_time_s=max_time,
-            started=started,
-            progress=progress,
-            stop_requested=stop.is_set,
-            checkpoint=checkpoint,
-        )
-        estimator.fit_checked(schema, table_rows(schema, frame, source), control)
-    bundle = save_fitted(estimator.model_, output, overwrite=overwrite, source=source)
-    for checkpointer in made:
-        checkpointer.discard()
-    return bundle
+def _identity(model: Path) -> tuple[int, int] | None:
+    """Tell one model directory from another that took its place."""
+    try:
+        status = model.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+class _Keeper:
+    """The checkpoint beside a model that is being fitted."""
+
+    def __init__(self, output: str | os.PathLike[str], *, resume: bool) -> None:
+        self._path = checkpoint_path(output)
+        self._resume = resume
+        self._made: Checkpointer | None = None
+
+    def checkpointer(self, fingerprint: str) -> Checkpointer:
+        self._made = Checkpointer(self._path, fingerprint=fingerprint, resume=self._resume)
+        return self._made
+
+    def how_to_go_on(self) -> str:
+        return how_to_go_on(self._path, own=self._resume or self._made is not None)
+
+    def discard(self) -> None:
+        if self._made is not None:
+            self._made.discard()
 
 
 def _made(name: str, parameters: Mapping[str, Any]) -> BaseDetector:
@@ -298,24 +342,3 @@ def _made(name: str, parameters: Mapping[str, Any]) -> BaseDetector:
             f"{', '.join(known)}"
         )
     return kind(**parameters)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """Turn SIGINT and SIGTERM into an event; a second one is taken as usual."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    former = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -176,6 +177,29 @@ class DriftMonitor:
         self._score.add(coarse_scores(verdicts.score[readable]), keys)
         self._n_rows += len(readable)
 
+    def state(self) -> dict[str, Any]:
+        """Return all counts, JSON-ready, for `restore`."""
+        return {
+            "n_rows": self._n_rows,
+            "rng": self._rng.bit_generator.state,
+            "columns": [tally.state() for tally in self._columns],
+            "score": self._score.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave, of the same model.
+
+        Raises
+        ------
+        LookupError, TypeError, ValueError
+            It is no such state.
+        """
+        for tally, found in zip(self._columns, state["columns"], strict=True):
+            tally.restore(found)
+        self._score.restore(state["score"])
+        self._rng.bit_generator.state = state["rng"]
+        self._n_rows = int(state["n_rows"])
+
     def report(self) -> DriftReport:
         """Say what is different up to now; the answer may change with more rows."""
         columns = [tally.counts.log_e() for tally in self._columns]
@@ -222,6 +246,16 @@ class _Counts:
         else:
             self.groups += np.bincount(groups, minlength=len(self.groups))
 
+    def state(self) -> dict[str, Any]:
+        return {"bins": self.bins.tolist(), "groups": self.groups.tolist()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for name, own in (("bins", self.bins), ("groups", self.groups)):
+            found = np.array(state[name], dtype=np.int64)
+            if found.shape != own.shape:
+                raise ValueError("the counts are of another model")
+            own[:] = found
+
     def log_e(self) -> float:
         return log_e_value(self.bins, self._weights, self._trees)
 
@@ -247,6 +281,13 @@ class _ColumnTally:
         for name in cells[codes == self._coding.unseen].tolist():
             if name in self._unseen or len(self._unseen) < _UNSEEN_KEPT:
                 self._unseen[name] += 1
+
+    def state(self) -> dict[str, Any]:
+        return {**self.counts.state(), "unseen": dict(self._unseen)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.counts.restore(state)
+        self._unseen = Counter({str(name): int(n) for name, n in state["unseen"].items()})
 
     def describe(self) -> Finding:
         unseen = [name for name, _ in self._unseen.most_common()]

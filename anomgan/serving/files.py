@@ -2,102 +2,41 @@
 
 from __future__ import annotations
 
-import heapq
+import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+import onnxruntime as ort
 import polars as pl
 from numpy.typing import NDArray
 
+from anomgan import __version__
 from anomgan.bundle import Bundle
-from anomgan.errors import UsageError
-from anomgan.false_discovery import (
-    Discoveries,
-    FdrMethod,
-    counted_part,
-    require_discovery_rate,
-)
-from anomgan.serving.cautions import PValueEnds
-from anomgan.serving.drift import DriftMonitor, DriftReport
+from anomgan.errors import TableError, UsageError
+from anomgan.false_discovery import FdrMethod, require_discovery_rate
+from anomgan.serving.drift import DriftMonitor
 from anomgan.serving.outputs import STANDARD_OUTPUT, AtomicFile
+from anomgan.serving.partial import PartialFile, can_be_continued, discard_partial
 from anomgan.serving.providers import make_session
 from anomgan.serving.reasons import describe_rows
 from anomgan.serving.scorer import SCORER_FILE, OnBadRow, ScoredBatch, Scorer
 from anomgan.serving.spool import write_discoveries
-from anomgan.serving.writers import Format, open_writer
-from anomgan.tables.readers import TableReader
+from anomgan.serving.tally import ScoreSummary, Tally, TopRow
+from anomgan.serving.writers import Format, open_writer, text_writer
+from anomgan.tables.readers import Batch, TableReader
 
 __all__ = ["ScoreSummary", "TopRow", "copy_scorer", "score_table", "write_scorer"]
 
-_TOP_ROWS = 5
-_TOP_FEATURES = 3
+_Frames = Callable[[int], Iterator[tuple[pl.DataFrame, NDArray[np.float32]]]]
+_OPTIONS: Final = (
+    *("--format", "--false-alarm-rate", "--on-bad-row", "--keep-columns", "--top-features"),
+    "drift",
+)
+_END_BYTES: Final = 1 << 16
 _OWN = ("row", "score", "p_value", "is_anomaly", "reason")
-
-
-@dataclass(frozen=True, order=True)
-class TopRow:
-    """One of the most abnormal rows."""
-
-    score: float
-    row: int
-    identifier: str | None
-    p_value: float
-    reason: str
-    resolution: float = 0.0  # smallest p-value that its calibration rows count; 0 if not known
-
-
-@dataclass(frozen=True)
-class ScoreSummary:
-    """What `score_table` did.
-
-    Parameters
-    ----------
-    n_rows, n_anomalies, n_unreadable : int
-        Rows in all; flagged; left without a score.
-    false_alarm_rate : float
-        The rate that rows were flagged at, unless `discoveries` says otherwise.
-    seconds : float
-        Wall time of reading, scoring and writing.
-    provider : str
-        onnxruntime provider that was in use.
-    output : str
-        Where the scores are.
-    extra_columns : tuple of str
-        Columns of the table that the model does not know.
-    top : tuple of TopRow
-        The most abnormal rows, flagged or not, the highest score first.
-    faults : tuple of str
-        Which the first rows without a score are, and why they have none.
-    discoveries : Discoveries or None
-        How rows were flagged, where a false-discovery rate was asked for.
-    calibration_rows_needed : int or None
-        Calibration rows, at least, with which the rows at the smallest p-value could have been
-        flagged; only where none was because those of the model cannot give a smaller one.
-    cautions : tuple of str
-        Sentences on where `discoveries` rest on too few calibration rows.
-    drift : DriftReport or None
-        How the rows as a whole differ from those of training; None where that was not asked for,
-        or the model holds no profile.
-    """
-
-    n_rows: int
-    n_anomalies: int
-    n_unreadable: int
-    false_alarm_rate: float
-    seconds: float
-    provider: str
-    output: str
-    extra_columns: tuple[str, ...]
-    top: tuple[TopRow, ...]
-    faults: tuple[str, ...]
-    discoveries: Discoveries | None = None
-    calibration_rows_needed: int | None = None
-    cautions: tuple[str, ...] = ()
-    drift: DriftReport | None = None
 
 
 def score_table(
@@ -114,6 +53,7 @@ def score_table(
     keep_columns: bool = False,
     top_features: int = 0,
     drift: bool = True,
+    resume: bool = False,
     progress: Callable[[int], None] | None = None,
     observe: Callable[[ScoredBatch, NDArray[np.float32]], None] | None = None,
 ) -> ScoreSummary:
@@ -147,6 +87,10 @@ def score_table(
         Contributions to name.
     drift : bool
         Compare the rows as a whole with those of training, where the model holds their profile.
+    resume : bool
+        Go on after the last rows that a killed process, or one stopped with `resume`, left of the
+        same table, model and options: the output is the same, byte for byte. CSV and JSON lines in
+        a file, of a table in a file; not with `false_discovery_rate` or `observe`.
     progress : callable, optional
         Called with the rows done after each batch.
     observe : callable, optional
@@ -161,7 +105,10 @@ def score_table(
     OutputError
         The output cannot be written.
     UsageError
-        The output is the table itself; both rates are given; or as `Scorer.score`.
+        The output is the table itself; both rates are given; `resume` is not possible, or what is
+        there is of something else; or as `Scorer.score`.
+    KeyboardInterrupt
+        With words on what was kept.
     """
     _require_other_file(reader.source, output)
     if top_features < 0:
@@ -170,12 +117,16 @@ def score_table(
     if false_discovery_rate is not None and not fdr_extrapolate:
         _require_resolution(scorer)
     monitor = DriftMonitor(scorer) if drift and scorer.profile is not None else None
-    tally = _Tally(scorer, monitor, fdr_extrapolate)
+    tally = Tally(scorer, monitor, fdr_extrapolate)
     wanted = top_features > 0 or on_bad_row == "skip"
+    fdr = false_discovery_rate is not None
+    reason = _why_not_continued(reader, output, fmt, scorer, fdr=fdr, watched=bool(observe))
+    if resume and reason is not None:
+        raise UsageError(f"--resume cannot continue this: {reason}; or leave --resume out")
 
-    def frames() -> Iterator[tuple[pl.DataFrame, NDArray[np.float32]]]:
+    def frames(n_done: int = 0) -> Iterator[tuple[pl.DataFrame, NDArray[np.float32]]]:
         scored = scorer.stream_batches(
-            reader, false_alarm_rate=false_alarm_rate, on_bad_row=on_bad_row
+            _after(reader, n_done), false_alarm_rate=false_alarm_rate, on_bad_row=on_bad_row
         )
         for item in scored:
             texts = _reasons(scorer, item, top_features) if wanted else None
@@ -186,6 +137,13 @@ def score_table(
             if progress is not None:
                 progress(tally.n_rows)
 
+    if reason is None:
+        options = (fmt, false_alarm_rate, on_bad_row, keep_columns, top_features, drift)
+        identity = _identity(scorer, reader, dict(zip(_OPTIONS, options, strict=True)))
+        with PartialFile(output, identity, resume=resume) as file:
+            _continue(frames, file, fmt, tally)
+        return tally.summary(output)
+    discard_partial(output)
     with open_writer(output, fmt) as writer:
         if false_discovery_rate is None:
             for frame, _ in frames():
@@ -194,6 +152,77 @@ def score_table(
         rate, method = false_discovery_rate, fdr_method or "bh"
         discoveries = write_discoveries(frames(), writer, fmt, rate, method=method)
     return tally.summary(output, discoveries)
+
+
+def _continue(frames: _Frames, file: PartialFile, fmt: Format, tally: Tally) -> None:
+    """Write the rows that are not in the file yet."""
+    if file.state is not None:
+        try:
+            tally.restore(file.state)
+        except (LookupError, TypeError, ValueError) as error:
+            raise file.damaged(f"its journal cannot be used ({error})") from error
+    writer = text_writer(file, fmt, begun=file.n_rows > 0)
+    try:
+        for frame, _ in frames(file.n_rows):
+            writer.write(frame)
+            file.commit_if_due(tally.n_rows, tally.state)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(file.kept()) from None
+
+
+def _after(reader: TableReader, n_rows: int) -> Iterator[Batch]:
+    """Read again and leave out the first rows: reading is many times faster than scoring."""
+    for batch in reader:
+        if batch.first_row > n_rows:
+            yield batch
+
+
+def _why_not_continued(
+    reader: TableReader, output: str, fmt: Format, scorer: Scorer, *, fdr: bool, watched: bool
+) -> str | None:
+    """Say why an output cannot be continued after a kill; None where it can."""
+    if not can_be_continued(output):
+        return "the output is no file: name one with -o"
+    if reader.path is None:
+        return "the table is read again from its start, and this one is no file: save it to one"
+    if fmt == "parquet":
+        return "a Parquet file has its index at its end: use --format csv or jsonl"
+    if fdr:
+        return "--fdr decides on all rows together, when the last one has been scored"
+    if watched:
+        return "--report shows all rows, and those scored before are not kept for it"
+    if not scorer.checksum:
+        return "it is not known which file the scorer was read from: use Scorer.open"
+    return None
+
+
+def _identity(scorer: Scorer, reader: TableReader, options: dict[str, Any]) -> dict[str, Any]:
+    """Return all that scores and their file follow from."""
+    return {
+        "table": {**_stamp(reader.path), "read_as": reader.read_as},
+        "model": [scorer.checksum, scorer.calibration, scorer.profile is not None],
+        "options": options | {"provider": scorer.provider},
+        "made_by": [__version__, pl.__version__, ort.__version__],
+    }
+
+
+def _stamp(path: Path | None) -> dict[str, Any]:
+    """Tell a file from another, and from itself after a change, without reading all of it."""
+    if path is None:
+        return {}
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            digest = hashlib.sha256(file.read(_END_BYTES))
+            file.seek(max(0, status.st_size - _END_BYTES))
+            digest.update(file.read(_END_BYTES))
+    except OSError as error:
+        raise TableError(f"{path} cannot be read: {error.strerror or error}") from error
+    return {
+        "bytes": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+        "ends": digest.hexdigest(),
+    }
 
 
 def _require_one_rate(
@@ -270,93 +299,6 @@ def _require_other_file(source: str, output: str) -> None:
     both = output != STANDARD_OUTPUT and os.path.exists(source) and os.path.exists(output)
     if both and os.path.samefile(source, output):
         raise UsageError(f"{output} is the table itself; name another output with -o")
-
-
-class _Tally:
-    """Counts over the batches, and the most abnormal rows so far."""
-
-    def __init__(self, scorer: Scorer, monitor: DriftMonitor | None, extrapolate: bool) -> None:
-        self._scorer = scorer
-        self._extrapolate = extrapolate
-        self._monitor = monitor
-        self._ends = PValueEnds(scorer)
-        self._began = time.perf_counter()
-        self._rate = scorer.false_alarm_rate
-        self._extra: tuple[str, ...] = ()
-        self._top: list[TopRow] = []
-        self._faults: list[str] = []
-        self.n_rows = 0
-        self._n_anomalies = 0
-        self._n_unreadable = 0
-
-    def add(self, item: ScoredBatch) -> NDArray[np.float32]:
-        """Count a batch; return the p-values [n] that a decision over all rows may rest on."""
-        verdicts = item.verdicts
-        self._rate = verdicts.false_alarm_rate
-        self._extra = self._extra or item.rows.extra_columns
-        self.n_rows += len(verdicts)
-        self._n_anomalies += int(verdicts.is_anomaly.sum())
-        self._n_unreadable += len(item.rows.faults)
-        room = _TOP_ROWS - len(self._faults)
-        faults = item.rows.faults
-        self._faults += [f"{item.batch.place(i)}, {faults[i]}" for i in sorted(faults)[:room]]
-        self._keep_top(item)
-        if self._monitor is not None:
-            self._monitor.update(item.rows, verdicts)
-        ruling = verdicts.p_value
-        if not self._extrapolate:
-            ruling = counted_part(ruling, self._scorer.resolutions(item.rows))
-        self._ends.add(item.rows, ruling)
-        return ruling
-
-    def _keep_top(self, item: ScoredBatch) -> None:
-        scores = np.nan_to_num(item.verdicts.score, nan=-np.inf)
-        floor = self._top[0].score if len(self._top) == _TOP_ROWS else -np.inf
-        candidates = np.argsort(-scores, kind="stable")[:_TOP_ROWS]
-        positions = [int(i) for i in candidates if scores[i] > floor]
-        texts = describe_rows(
-            *(self._scorer.schema, item.rows, item.verdicts),
-            top=_TOP_FEATURES,
-            positions=positions,
-        )
-        identifiers = self._identifiers(item)
-        for i, text in zip(positions, texts, strict=True):
-            name = None if identifiers is None else str(identifiers[i])
-            p_value = float(item.verdicts.p_value[i])
-            counted = float(self._scorer.calibration_of(item.rows, i).get("resolution", 0.0))
-            place = item.verdicts.first_row + i
-            row = TopRow(float(scores[i]), place, name, p_value, text, counted)
-            if len(self._top) < _TOP_ROWS:
-                heapq.heappush(self._top, row)
-            else:
-                heapq.heappushpop(self._top, row)
-
-    def _identifiers(self, item: ScoredBatch) -> Any:
-        name = self._scorer.schema.id_column
-        return item.batch.frame[name] if name in item.batch.frame.columns else None
-
-    def summary(self, output: str, discoveries: Discoveries | None = None) -> ScoreSummary:
-        n_anomalies, needed, cautions = self._n_anomalies, None, tuple[str, ...]()
-        if discoveries is not None:
-            n_anomalies = discoveries.n_flagged
-            needed = self._ends.rows_needed(discoveries)
-            cautions = self._ends.cautions(discoveries)
-        return ScoreSummary(
-            n_rows=self.n_rows,
-            n_anomalies=n_anomalies,
-            n_unreadable=self._n_unreadable,
-            false_alarm_rate=self._rate,
-            seconds=time.perf_counter() - self._began,
-            provider=self._scorer.provider,
-            output=output,
-            extra_columns=self._extra,
-            top=tuple(sorted(self._top, key=lambda r: (-r.score, r.row))),
-            faults=tuple(self._faults),
-            discoveries=discoveries,
-            calibration_rows_needed=needed,
-            cautions=cautions,
-            drift=None if self._monitor is None else self._monitor.report(),
-        )
 
 
 def copy_scorer(model: str | os.PathLike[str], output: str) -> Scorer:

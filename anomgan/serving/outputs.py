@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self, cast
 
 from anomgan.errors import OutputError
+from anomgan.replacement import clear_leftovers, temporary_file
 
-__all__ = ["STANDARD_OUTPUT", "AtomicFile"]
+__all__ = ["STANDARD_OUTPUT", "AtomicFile", "require_writable"]
 
 STANDARD_OUTPUT: Final = "-"
+
+
+def require_writable(target: Path) -> None:
+    """Refuse to replace a file that may not be written to.
+
+    Raises
+    ------
+    OSError
+        With the reason, as the system gives it.
+    """
+    os.close(os.open(target, os.O_WRONLY))
 
 
 class AtomicFile:
@@ -65,7 +76,7 @@ class AtomicFile:
     ) -> None:
         if self.path == STANDARD_OUTPUT:
             if kind is None:
-                self._file.flush()
+                self._flush()
             return
         try:
             self._file.close()
@@ -97,20 +108,26 @@ class AtomicFile:
         except OSError as error:
             raise self._failure(error) from error
 
+    def _flush(self) -> None:
+        try:
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._failure(error) from error
+
     def _open(self) -> BinaryIO:
         if os.path.exists(self._target):
             if not os.path.isfile(self._target):
                 return self._target.open("wb")
-            if not os.access(self._target, os.W_OK):
-                raise PermissionError(13, "Permission denied")
-        name = f".{self._target.name}.{secrets.token_hex(6)}.tmp"
-        temporary = self._target.with_name(name)
-        file = temporary.open("xb")
-        self._temporary = temporary
-        return file
+            require_writable(self._target)
+        clear_leftovers(self._target)
+        self._temporary, descriptor = temporary_file(self._target)
+        return os.fdopen(descriptor, "wb")
 
     def _failure(self, error: OSError) -> OutputError:
+        what = "standard output" if self.path == STANDARD_OUTPUT else self.path
         return OutputError(
-            f"cannot write {self.path}: {error.strerror or error}; choose another place with "
+            f"cannot write {what}: {error.strerror or error}; choose another place with "
             f"{self._option}"
         )

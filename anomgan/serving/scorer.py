@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -84,6 +85,8 @@ class Scorer:
         for models of an earlier anomgan.
     threads : int
         Calls that `score` and `stream` make at once.
+    checksum : str
+        SHA-256 of the graph; empty where it was not read by `open`.
     """
 
     def __init__(
@@ -95,7 +98,9 @@ class Scorer:
         profile: Profile | None = None,
         provider_note: str = "",
         threads: int = 1,
+        checksum: str = "",
     ) -> None:
+        self.checksum = checksum
         self._session = session
         self._source = source
         self.provider: str = session.get_providers()[0]
@@ -157,6 +162,7 @@ class Scorer:
             profile=None if bundle is None else read_profile(bundle),
             provider_note=note,
             threads=threads or usable_threads(),
+            checksum=hashlib.sha256(model).hexdigest(),
         )
         if bundle is not None and verify_probe:
             scorer.verify_probe(bundle.arrays(PROBE_FILE))

@@ -14,7 +14,16 @@ import polars as pl
 from anomgan.errors import OutputError, UsageError
 from anomgan.serving.outputs import AtomicFile
 
-__all__ = ["FORMATS", "Format", "Writer", "format_of", "neutralised", "open_writer"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Sink",
+    "Writer",
+    "format_of",
+    "neutralised",
+    "open_writer",
+    "text_writer",
+]
 
 Format = Literal["csv", "parquet", "jsonl"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
@@ -23,6 +32,13 @@ _SUFFIXES: Final[dict[str, Format]] = {".parquet": "parquet", ".pq": "parquet", 
 _FORMULA = r"^[=+\-@\t\r]"
 _NUMBER = r"^(?i)[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|^[+-]?(nan|inf|infinity)$"
 _PART_ROWS = 131_072  # rows of one temporary Parquet part, hence of one row group
+
+
+class Sink(Protocol):
+    """Takes bytes, in order."""
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
 
 
 class Writer(Protocol):
@@ -71,12 +87,35 @@ def open_writer(path: str, fmt: Format) -> Iterator[Writer]:
     """
     with AtomicFile(path) as file:
         if fmt != "parquet":
-            yield _CsvWriter(file) if fmt == "csv" else _JsonLinesWriter(file)
+            yield text_writer(file, fmt)
             return
-        with tempfile.TemporaryDirectory(prefix="anomgan-") as parts:
-            writer = _ParquetWriter(file, Path(parts))
+        with _folder_of_parts() as parts:
+            writer = _ParquetWriter(file, parts)
             yield writer
             writer.finish()
+
+
+@contextmanager
+def _folder_of_parts() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="anomgan-")
+    except OSError as error:
+        raise _no_room_for_parts(error) from error
+    with folder as name:
+        yield Path(name)
+
+
+def text_writer(file: Sink, fmt: Format, *, begun: bool = False) -> Writer:
+    """Return a writer of CSV or JSON lines into an open file.
+
+    Parameters
+    ----------
+    file : Sink
+    fmt : "csv" or "jsonl"
+    begun : bool
+        Rows stand in the file already, and with them the header.
+    """
+    return _CsvWriter(file, begun) if fmt == "csv" else _JsonLinesWriter(file)
 
 
 def neutralised(frame: pl.DataFrame) -> pl.DataFrame:
@@ -99,9 +138,9 @@ def neutralised(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 class _CsvWriter:
-    def __init__(self, file: AtomicFile) -> None:
+    def __init__(self, file: Sink, begun: bool) -> None:
         self._file = file
-        self._begun = False
+        self._begun = begun
 
     def write(self, frame: pl.DataFrame) -> None:
         for name, kind in frame.schema.items():
@@ -113,7 +152,7 @@ class _CsvWriter:
 
 
 class _JsonLinesWriter:
-    def __init__(self, file: AtomicFile) -> None:
+    def __init__(self, file: Sink) -> None:
         self._file = file
 
     def write(self, frame: pl.DataFrame) -> None:
@@ -144,9 +183,12 @@ class _ParquetWriter:
         try:
             names = [self._parts / f"{i}.parquet" for i in range(self._n_parts)]
             pl.scan_parquet(names).sink_parquet(whole)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _no_room_for_parts(error) from error
+        try:
             with whole.open("rb") as source:
                 shutil.copyfileobj(source, self._file, 1 << 20)
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except OSError as error:
             raise _failure(self._file.path, error) from error
 
     def _flush(self) -> None:
@@ -154,7 +196,7 @@ class _ParquetWriter:
         try:
             pl.concat(self._held).write_parquet(part)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise _failure(self._file.path, error) from error
+            raise _no_room_for_parts(error) from error
         self._held = []
         self._n_parts += 1
 
@@ -171,6 +213,14 @@ def _misfit(name: str, kind: pl.DataType, what: str, others: str) -> UsageError:
     return UsageError(
         f"column {name!r} ({kind}) does not fit into {what}; use --format {others}, or leave "
         "--keep-columns out"
+    )
+
+
+def _no_room_for_parts(error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["no reason"])[0]
+    return OutputError(
+        f"cannot keep parts of a Parquet file in {tempfile.gettempdir()}: {reason}; set TMPDIR to "
+        "a directory that has room for all of it, or use --format csv"
     )
 
 

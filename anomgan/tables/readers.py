@@ -80,18 +80,24 @@ class TableReader(ABC):
         Size of the file; None where it is unknown.
     bytes_read : int
         How far the running iteration has come, in the units of `bytes_total`.
+    path : Path or None
+        The file, where it is one.
+    read_as : dict of str to str
+        How its bytes are understood, as far as options or guesses say so.
     """
 
     columns: tuple[str, ...]
     source: str
     bytes_total: int | None = None
     bytes_read: int = 0
+    path: Path | None = None
 
     def __init__(self, source: str, batch_rows: int) -> None:
         if batch_rows < 1:
             raise UsageError(f"batch_rows is {batch_rows}: it must be at least 1")
         self.source = source
         self.batch_rows = batch_rows
+        self.read_as: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches of at most `batch_rows` rows, in order."""
@@ -247,7 +253,7 @@ class _CsvReader(TableReader):
         on_bad_row: OnBadRow,
     ) -> None:
         super().__init__(source, batch_rows)
-        self._path = path
+        self.path = path
         self._encoding = encoding
         self._on_bad_row = on_bad_row
         self._bare_cr: bool | None = None
@@ -261,6 +267,7 @@ class _CsvReader(TableReader):
         finally:
             self.close()
         self.columns = self._dialect.columns
+        self.read_as = {"delimiter": self._dialect.delimiter, "encoding": encoding or ""}
         self._after_header = head[self._dialect.header_bytes :]
         self._started = False
 
@@ -285,13 +292,13 @@ class _CsvReader(TableReader):
         return data.replace(b"\r", b"\n") if self._bare_cr else data
 
     def _blocks(self) -> Iterator[Block]:
-        if self._path is None:
+        if self.path is None:
             if self._started:
                 raise TableError(f"{self.source} can be read only once: save it to a file first")
             self._started = True
         else:
             self._bytes.close()
-            self._bytes = ByteSource(self._path, self.source, self._encoding)
+            self._bytes = ByteSource(self.path, self.source, self._encoding)
         n_rows = 0
         try:
             read = _Prefixed(self._start(), self._read)
@@ -310,7 +317,7 @@ class _CsvReader(TableReader):
 
     def _start(self) -> bytes:
         """Return the bytes after the header that opening has already taken."""
-        if self._path is None:
+        if self.path is None:
             head, self._after_header = self._after_header, b""
             return head
         return self._read_head()[self._dialect.header_bytes :]
@@ -336,7 +343,7 @@ class _ColumnarReader(TableReader):
     def __init__(self, path: Path, kind: Literal["parquet", "ipc"], batch_rows: int) -> None:
         super().__init__(str(path), batch_rows)
         self._scan = pl.scan_parquet if kind == "parquet" else pl.scan_ipc
-        self._path = path
+        self.path = self._path = path
         self.bytes_total = path.stat().st_size
         try:
             lazy = self._scan(path, glob=False)

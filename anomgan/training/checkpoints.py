@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anomgan.errors import ModelCorruptError, OutputError, UsageError
+from anomgan.stopping import KEEPING
 from anomgan.training.selection import SelectionState
 
-__all__ = ["Checkpointer", "TrainingState"]
+__all__ = ["Checkpointer", "TrainingState", "moments_of", "set_moments"]
 
 
 @dataclass(frozen=True)
@@ -104,18 +105,20 @@ class Checkpointer:
             }
         temporary = self._temporary()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(
-                {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
-                temporary,
-                metadata={"anomgan": json.dumps(facts)},
-            )
-            os.replace(temporary, self.path)
+            with KEEPING:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                save_file(
+                    {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
+                    temporary,
+                    metadata={"anomgan": json.dumps(facts)},
+                )
+                _sync(temporary)
+                os.replace(temporary, self.path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
             raise OutputError(
-                f"the checkpoint {self.path} could not be written ({error}); free some space, or "
-                "choose another place for the model"
+                f"the checkpoint {self.path} could not be written ({error}); free some space "
+                "and go on with --resume, or choose another place for the model"
             ) from error
         self._last = time.monotonic()
 
@@ -162,6 +165,12 @@ class Checkpointer:
         return self.path.with_name(self.path.name + ".writing")
 
 
+def _sync(path: Path) -> None:
+    """Have the content on the disk before the name: a power cut leaves the former or the new."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def _state(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingState:
     def series(prefix: str) -> list[Tensor]:
         n = sum(key.startswith(f"{prefix}.") for key in tensors)
@@ -194,3 +203,18 @@ def _selection(facts: dict[str, Any], best: list[Tensor]) -> SelectionState:
         restarts=tuple(map(int, facts["restarts"])),
         best=best,
     )
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+    """Copy Adam's state, parameter by parameter; empty before the first step."""
+    parameters = optimizer.param_groups[0]["params"]
+    return [{k: v.clone() for k, v in optimizer.state.get(p, {}).items()} for p in parameters]
+
+
+def set_moments(optimizer: torch.optim.Optimizer, moments: list[dict[str, Tensor]]) -> None:
+    """Give Adam a state that `moments_of` copied."""
+    parameters = optimizer.param_groups[0]["params"]
+    optimizer.state.clear()
+    for parameter, state in zip(parameters, moments, strict=True):
+        if state:
+            optimizer.state[parameter] = {k: v.clone() for k, v in state.items()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from anomgan.errors import TrainingError, TrainingInterrupted, UsageError
-from anomgan.training.checkpoints import Checkpointer, TrainingState
+from anomgan.training.checkpoints import Checkpointer, TrainingState, moments_of, set_moments
 from anomgan.training.selection import Selection, Weights
 
 __all__ = ["Phase", "Progress", "Sampler", "Trainer", "TrainingPlan", "TrainingRecord"]
@@ -276,7 +276,8 @@ class Trainer:
         Raises
         ------
         TrainingInterrupted
-            When `stop_requested` turned true; the last snapshot is in the checkpoint.
+            When `stop_requested` turned true; the last snapshot is in the checkpoint. So it is
+            after an interrupt, and at the end: what follows may be stopped, too.
         TrainingError
             When losses stay non-finite after several roll-backs.
         ModelCorruptError, UsageError
@@ -290,25 +291,36 @@ class Trainer:
                     self._restore(state)
                 except (KeyError, ValueError, RuntimeError) as error:  # of another network
                     raise self.checkpointer.unusable(error) from error
-        snapshot = self._snapshot()
-        last_report = 0.0
-        while self._step < self._n_steps:
-            if stop_requested is not None and stop_requested():
-                self._interrupt(snapshot)
-            self._update()
-            self._fit_to_deadline()
-            if self._step % _SNAPSHOT_STEPS == 0 or self._step == self._n_steps:
-                snapshot = self._review(snapshot)
-            now = time.monotonic()
-            ended = self._step >= self._n_steps
-            if progress is not None and (ended or now - last_report > _REPORT_S):
-                last_report = now
-                latest = self.record.history[-1] if self.record.history else {}
-                progress(self._step, self._n_steps, latest)
+        self._train(progress, stop_requested)
         self._settle()
         self.record.steps_run = self._step
         self.record.seconds = time.monotonic() - started
         return self.record
+
+    def _train(self, progress: Progress | None, stop_requested: Callable[[], bool] | None) -> None:
+        snapshot, last_report = self._snapshot(), 0.0
+        try:
+            while self._step < self._n_steps:
+                if stop_requested is not None and stop_requested():
+                    self._interrupt(snapshot)
+                self._update()
+                self._fit_to_deadline()
+                if self._step % _SNAPSHOT_STEPS == 0 or self._step == self._n_steps:
+                    snapshot = self._review(snapshot)
+                now = time.monotonic()
+                ended = self._step >= self._n_steps
+                if progress is not None and (ended or now - last_report > _REPORT_S):
+                    last_report = now
+                    latest = self.record.history[-1] if self.record.history else {}
+                    progress(self._step, self._n_steps, latest)
+        except KeyboardInterrupt:
+            self._keep(snapshot)
+            raise
+        self._keep(snapshot)
+
+    def _keep(self, snapshot: TrainingState) -> None:
+        if self.checkpointer is not None:
+            self.checkpointer.save(snapshot)
 
     def _update(self) -> None:
         rate = self.plan.learning_rate * self._rate_factor * self._decay()
@@ -433,7 +445,7 @@ class Trainer:
             history=[dict(h) for h in self.record.history],
             parameters=[p.detach().clone() for p in self.parameters],
             averaged=[p.clone() for p in self.averaged],
-            optimizers={name: _moments(opt) for name, opt in self.optimizers.items()},
+            optimizers={name: moments_of(opt) for name, opt in self.optimizers.items()},
             rng_state=self.sampler.rng.get_state().clone(),
             selection=None if self.selection is None else self.selection.state,
         )
@@ -450,7 +462,7 @@ class Trainer:
             for average, value in zip(self.averaged, state.averaged, strict=True):
                 average.copy_(value)
         for name, optimizer in self.optimizers.items():
-            _set_moments(optimizer, state.optimizers[name])
+            set_moments(optimizer, state.optimizers[name])
         if self.selection is not None:
             self.selection.restore(state.selection, self.parameters)
         self.sampler.rng.set_state(state.rng_state.cpu())
@@ -481,17 +493,3 @@ def _check_rates(rates: Mapping[str, float], players: Mapping[str, object]) -> N
     ]
     if faults:
         raise UsageError("; ".join(faults), faults)
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
-    """Copy Adam's state, parameter by parameter; empty before the first step."""
-    parameters = optimizer.param_groups[0]["params"]
-    return [{k: v.clone() for k, v in optimizer.state.get(p, {}).items()} for p in parameters]
-
-
-def _set_moments(optimizer: torch.optim.Optimizer, moments: list[dict[str, Tensor]]) -> None:
-    parameters = optimizer.param_groups[0]["params"]
-    optimizer.state.clear()
-    for parameter, state in zip(parameters, moments, strict=True):
-        if state:
-            optimizer.state[parameter] = {k: v.clone() for k, v in state.items()}

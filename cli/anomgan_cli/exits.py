@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -19,7 +20,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Final, ParamSpec, TypeVar
 
@@ -27,7 +29,16 @@ import typer
 
 from anomgan.errors import AnomganError
 
-__all__ = ["ANOMALIES_FOUND", "BAD_INPUT", "FAILURE", "INTERRUPTED", "OK", "TERMINATED", "guarded"]
+__all__ = [
+    "ANOMALIES_FOUND",
+    "BAD_INPUT",
+    "FAILURE",
+    "INTERRUPTED",
+    "OK",
+    "TERMINATED",
+    "ended_promptly",
+    "guarded",
+]
 
 OK: Final = 0
 FAILURE: Final = 1
@@ -35,6 +46,8 @@ BAD_INPUT: Final = 2
 ANOMALIES_FOUND: Final = 3
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -49,24 +62,96 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
     @functools.wraps(command)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
-            with _orderly_end():
+            with _orderly_end(), _all_written():
                 return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except BrokenPipeError:
             _drop_standard_output()
             raise typer.Exit(FAILURE) from None
-        except KeyboardInterrupt:
-            _tell("Interrupted", "nothing partial was left behind.", style="yellow")
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as stop:
+            _tell("Interrupted", str(stop) or "nothing partial was left behind.", style="yellow")
+            raise _leave(INTERRUPTED) from None
+        except SystemExit as stop:
+            if stop.code == TERMINATED:
+                _leave(TERMINATED)
+            raise
         except Exception as error:
             if kwargs.get("debug"):
                 traceback.print_exc(file=sys.stderr)
             _tell("Error", _message(error), style="red")
-            code = error.exit_code if isinstance(error, AnomganError) else FAILURE
-            raise typer.Exit(code) from None
+            if isinstance(error, OSError):
+                _drop_if_unwritable()
+            code = _code(error)
+            raise (_leave(code) if code == INTERRUPTED else typer.Exit(code)) from None
 
     return run
+
+
+def _leave(code: int) -> typer.Exit:
+    """End a process that was stopped: tearing torch down can take longer than anyone waits.
+
+    Elsewhere than in a process of its own, what to raise is returned.
+    """
+    own = (sys.__stdout__, sys.__stderr__)
+    if (sys.stdout, sys.stderr) == own:
+        for stream in own:
+            if stream is not None:
+                with suppress(OSError):
+                    stream.flush()
+        os._exit(code)
+    return typer.Exit(code)
+
+
+@contextmanager
+def _all_written() -> Iterator[None]:
+    """Have what is still buffered written now: at the exit of Python it would be too late to tell.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    try:
+        yield
+    except typer.Exit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def ended_promptly(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Have SIGINT and SIGTERM end a fit within two seconds, whatever it is at.
+
+    SIGINT is taken also where a shell that started the command in its background has it ignored:
+    a fit keeps its checkpoint. The command takes parameters `model` and `resume`.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        from anomgan.bundle import checkpoint_path
+        from anomgan.stopping import how_to_go_on, prompt_end
+
+        checkpoint = checkpoint_path(str(kwargs["model"]))
+        resumes, before = bool(kwargs["resume"]), _stamp(checkpoint)
+
+        def message() -> str:
+            return how_to_go_on(checkpoint, own=resumes or _stamp(checkpoint) != before)
+
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        with prompt_end(message, INTERRUPTED):
+            return command(*args, **kwargs)
+
+    return run
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @contextmanager
@@ -89,11 +174,27 @@ def _orderly_end() -> Iterator[None]:
 def _message(error: Exception) -> str:
     if isinstance(error, AnomganError):
         return str(error)
+    if _is_no_room(error):
+        place = getattr(error, "filename", None) or "standard output"
+        return (
+            f"cannot write {place}: {getattr(error, 'strerror', None) or error}; make room, or "
+            "send it elsewhere"
+        )
     reason = str(error).strip() or "no further word"
     return (
         f"unexpected {type(error).__name__}: {reason}\nThis is a fault of anomgan. Please report "
         "it with the output of the same command and --debug."
     )
+
+
+def _is_no_room(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, AnomganError):
+        return error.exit_code
+    return BAD_INPUT if _is_no_room(error) else FAILURE
 
 
 def _tell(title: str, message: str, *, style: str) -> None:
@@ -105,8 +206,15 @@ def _tell(title: str, message: str, *, style: str) -> None:
     stderr().print(line, soft_wrap=True, highlight=False)
 
 
+def _drop_if_unwritable() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_standard_output()
+
+
 def _drop_standard_output() -> None:
-    """Whoever read it has gone; what is left in the buffer must not raise at the exit."""
+    """Nobody takes it; what is left in the buffer must not raise at the exit."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):

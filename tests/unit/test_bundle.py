@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from anomgan import bundle as bundle_module
+from anomgan import replacement
 from anomgan.bundle import Bundle, Manifest, require_free
 from anomgan.errors import (
     ModelCorruptError,
@@ -121,12 +122,22 @@ def test_a_failed_save_leaves_the_previous_model_untouched(tmp_path, monkeypatch
 
     if moment == "write":
         monkeypatch.setattr(bundle_module, "_write_synced", full_disk)
-    else:
+    else:  # as on a system that cannot exchange two names
+        monkeypatch.setattr(replacement, "_exchange", lambda *_: False)
         monkeypatch.setattr(os, "replace", second_rename_fails)
     with pytest.raises(OutputError, match="No space left on device; choose another place"):
         _save(tmp_path / "m", files={"scorer.onnx": b"new"}, overwrite=True)
     assert _tree(tmp_path / "m") == before
     assert os.listdir(tmp_path) == ["m"]
+
+
+def test_a_checkpoint_beside_a_model_is_named(tmp_path):
+    _save(tmp_path / "m")
+    with pytest.raises(ModelExistsError, match=r"already a model at \S+; --force replaces it"):
+        require_free(tmp_path / "m")
+    (tmp_path / "m.checkpoint").write_bytes(b"")
+    with pytest.raises(ModelExistsError, match=r"m\.checkpoint is of a fit that did not end"):
+        require_free(tmp_path / "m")
 
 
 def test_saving_through_a_link_replaces_its_target(tmp_path):

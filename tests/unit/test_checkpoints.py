@@ -162,6 +162,29 @@ def test_state_survives_the_file_bit_by_bit(tmp_path: Path) -> None:
             assert all(torch.equal(one[k], other[k]) for k in other)
 
 
+def test_an_interrupt_within_a_step_keeps_the_last_snapshot(
+    tmp_path: Path, uninterrupted: tuple[list[Tensor], list[dict[str, float]], Tensor]
+) -> None:
+    path = tmp_path / "checkpoint"
+    trainer = tiny_trainer(0, N_STEPS, checkpointer=checkpointer(path, resume=False))
+    update = trainer._update
+
+    def slow() -> None:
+        update()
+        if trainer._step == 123:
+            raise KeyboardInterrupt
+
+    trainer._update = slow  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    state = checkpointer(path).load(torch.device("cpu"))
+    assert state is not None
+    assert state.step == 100
+    resumed = tiny_trainer(0, N_STEPS, checkpointer=checkpointer(path))
+    resumed.run()
+    assert identical(weights(resumed), uninterrupted[0])
+
+
 # --- Refusals -------------------------------------------------------------------------------
 
 
@@ -247,8 +270,12 @@ def test_a_failed_write_keeps_the_former_checkpoint(
 
 def test_saving_waits_for_the_interval(tmp_path: Path) -> None:
     keeper = Checkpointer(tmp_path / "c", fingerprint="f", resume=False, interval_s=3600.0)
-    tiny_trainer(0, 60, checkpointer=keeper).run()
-    assert not keeper.path.exists()
+    seen: list[bool] = []
+    tiny_trainer(0, 160, checkpointer=keeper).run(
+        progress=lambda step, total, _: seen.append(step < total and keeper.path.exists())
+    )
+    assert not any(seen)
+    assert keeper.path.exists(), "what follows the training may be stopped, too"
 
 
 def test_discard_removes_the_file_and_a_folder_left_empty(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from anomgan_cli.exits import FAILURE, guarded
+from anomgan_cli.exits import FAILURE, ended_promptly, guarded
 from anomgan_cli.options import (
     Debug,
     Delimiter,
@@ -123,6 +125,7 @@ Resume = Annotated[
 
 
 @guarded
+@ended_promptly
 def fit(
     table: Table,
     model: Model = "anomgan-model",
@@ -186,10 +189,13 @@ def _require_possible(model: str, false_alarm_rate: float | None, *, force: bool
     """Tell what cannot be before anything is read."""
     from anomgan.bundle import require_free
     from anomgan.calibration import require_rate
+    from anomgan.locks import sole_writer
 
     if false_alarm_rate is not None:
         require_rate(false_alarm_rate, n=0, has_tail=True)
     require_free(model, overwrite=force)
+    with sole_writer(Path(os.path.realpath(model)), shown=model):
+        pass  # another process that is fitting there is told now, not after reading
 
 
 def _parameters(

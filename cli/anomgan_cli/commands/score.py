@@ -107,6 +107,14 @@ ReportFile = Annotated[
         "file.",
     ),
 ]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with a scoring that was killed, and keep what is done if this one is stopped: "
+        "CSV or JSON lines of a file.",
+    ),
+]
 FailOnAnomaly = Annotated[
     bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if any row is flagged.")
 ]
@@ -130,6 +138,7 @@ def score(
     on_bad_row: BadRow = OnBadRow.ERROR,
     no_drift: NoDrift = False,
     report: ReportFile = None,
+    resume: Resume = False,
     fail_on_anomaly: FailOnAnomaly = False,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
@@ -152,10 +161,7 @@ def score(
     with ExitStack() as opened:
         source = open_table(table, delimiter=delimiter, encoding=encoding, on_bad_row=bad)
         reader = opened.enter_context(source)
-        files = (reader.source, target)
-        page = None if report is None else _page(report, files, model, scorer, fdr, method)
-        if page is not None:  # before scoring: a place that cannot be written is said at once
-            opened.enter_context(page)
+        page = _page(report, (reader.source, target), model, scorer, fdr, method, opened)
         with scoring_progress(reader, quiet=quiet) as progress:
             summary = score_table(
                 *(scorer, reader, target),
@@ -168,29 +174,46 @@ def score(
                 keep_columns=keep_columns,
                 top_features=top_features,
                 drift=not no_drift,
+                resume=resume,
                 progress=progress,
                 observe=None if page is None else page.add,
             )
         if page is not None:
             page.write(summary, made_at=datetime.now(UTC), drift_switched_off=no_drift)
     if not quiet:
+        _say_how_begun(summary.continued_after, resume=resume)
         say_score(summary, scorer, report=report)
     if fail_on_anomaly and summary.n_anomalies:
         raise typer.Exit(ANOMALIES_FOUND)
 
 
+def _say_how_begun(n_rows: int, *, resume: bool) -> None:
+    from anomgan_cli.render import count, say
+
+    if n_rows:
+        say(f"Went on after {count(n_rows, 'row')} that had been scored before.")
+    elif resume:
+        say("There was nothing to go on from: scored from the start.", "yellow")
+
+
 def _page(
-    report: str,
+    report: str | None,
     files: tuple[str, str],
     model: str,
     scorer: Scorer,
     fdr: float | None,
     method: Literal["bh", "storey"] | None,
-) -> ScoreReport:
-    """Return the page of the scores of a table: `files` are the table and its scores."""
+    opened: ExitStack,
+) -> ScoreReport | None:
+    """Open the page of the scores of a table, if any: `files` are the table and its scores.
+
+    That is before scoring: a place that cannot be written is said at once.
+    """
+    if report is None:
+        return None
     from anomgan.report.scored import ScoreReport
 
-    return ScoreReport(
+    page = ScoreReport(
         report,
         table=files[0],
         scores=files[1],
@@ -199,6 +222,7 @@ def _page(
         false_discovery_rate=fdr,
         fdr_method=method or "bh",
     )
+    return opened.enter_context(page)
 
 
 def default_output(table: str, fmt: str | None) -> str:

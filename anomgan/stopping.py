@@ -1,0 +1,182 @@
+"""SIGINT and SIGTERM while a fit runs: a request that training looks at, else an interrupt.
+
+Python takes a signal between two of its own steps. A single call into a library can be longer than
+anyone waits, so the command line also has `prompt_end`, which ends the process from another thread.
+That is no more to a model directory than SIGKILL is.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from anomgan.errors import TrainingInterrupted
+from anomgan.locks import LITTER
+
+__all__ = ["KEEPING", "StopRequest", "how_to_go_on", "prompt_end", "stop_on_signal"]
+
+KEEPING: Final = threading.Lock()
+"""Held while a checkpoint is written: the process is not ended before it is whole."""
+
+_GRACE_S: Final = 0.7
+"""Time for training to end its step; what else runs is then interrupted where it stands."""
+
+
+_END_S: Final = 1.4
+"""Time for everything to unwind; after it the process is ended."""
+
+
+class _Overdue(KeyboardInterrupt):
+    """Nobody looked at the request in time."""
+
+
+class StopRequest:
+    """Whether training should stop; asked between two steps."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._heeded = False
+        self._insisting = False
+
+    def __call__(self) -> bool:
+        """Tell whether a signal came; from now on training stops by itself."""
+        self._heeded = self._number is not None
+        return self._heeded
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            It is the second one, or the first was not heeded in time.
+        """
+        if self._insisting:  # our own reminder
+            self._insisting = False
+            if not self._heeded:
+                raise _Overdue
+        elif self._number is None:
+            self._number = number
+            timer = threading.Timer(_GRACE_S, self._insist)
+            timer.daemon = True
+            timer.start()
+        else:
+            raise KeyboardInterrupt
+
+    def _insist(self) -> None:
+        if not self._heeded and self._number is not None:
+            self._insisting = True
+            _thread.interrupt_main(signal.Signals(self._number))
+
+
+@contextmanager
+def stop_on_signal(message: Callable[[], str]) -> Iterator[StopRequest]:
+    """Take SIGINT and SIGTERM as a request to stop, also where SIGINT was ignored.
+
+    A shell starts what runs in its background with SIGINT ignored. A fit keeps a checkpoint, so
+    that stopping it loses nothing: it stops there too.
+
+    Parameters
+    ----------
+    message : callable
+        Tells how to go on, for a fit that was interrupted outside of its training.
+
+    Raises
+    ------
+    TrainingInterrupted
+        The request was not looked at in time.
+    """
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    former = {s: signal.signal(s, stop.handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    except _Overdue:
+        raise TrainingInterrupted(message()) from None
+    finally:
+        stop()  # nothing is left to be reminded of
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def how_to_go_on(checkpoint: Path, *, own: bool) -> str:
+    """Return what to say of a fit that was stopped outside of its training.
+
+    Parameters
+    ----------
+    checkpoint : Path
+    own : bool
+        Whether what is there, if anything, is of this fit.
+    """
+    if own and checkpoint.exists():
+        return (
+            "fit was stopped before the model was written; go on with the same command and "
+            f"--resume (checkpoint: {checkpoint})"
+        )
+    return (
+        "fit was stopped before its first checkpoint; nothing was kept, give the same command again"
+    )
+
+
+@contextmanager
+def prompt_end(message: Callable[[], str], code: int) -> Iterator[None]:
+    """End the process within two seconds of SIGINT or SIGTERM, whatever its main thread is at.
+
+    Parameters
+    ----------
+    message : callable
+        What to say on stderr then.
+    code : int
+        Exit status.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    ended = threading.Event()
+
+    def watch() -> None:
+        # Written by the signal itself, not by Python's handler; empty once the sender is closed.
+        while (number := receiver.recv(1)) and number[0] not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        if not number or ended.wait(_END_S):
+            return
+        with KEEPING:
+            if not ended.is_set():
+                _end(message(), code)
+
+    watcher = threading.Thread(target=watch, name="anomgan-stop", daemon=True)
+    watcher.start()
+    former = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(former)
+        sender.close()
+        watcher.join()
+        receiver.close()
+
+
+def _end(said: str, code: int) -> None:
+    for path in tuple(LITTER):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    with suppress(OSError):
+        os.write(2, f"Error: {said}\n".encode())
+    os._exit(code)
