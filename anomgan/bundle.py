@@ -18,16 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
-import math
 import os
 import re
 import secrets
 import shutil
-import stat
-import zipfile
-import zlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -35,7 +31,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from anomgan import __version__
@@ -45,6 +40,7 @@ from anomgan.errors import (
     ModelNotFoundError,
     OutputError,
 )
+from anomgan.untrusted import JSON_BYTES, parse_arrays, parse_json, read_plain
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -52,6 +48,7 @@ __all__ = [
     "VERDICTS",
     "Bundle",
     "Manifest",
+    "calibration_faults",
     "checkpoint_path",
     "require_free",
 ]
@@ -66,15 +63,9 @@ VERDICTS: Final = ("healthy", "degraded", "failed")
 """What training can be judged to be."""
 
 _MANIFEST = "manifest.json"
-_MANIFEST_BYTES = 64 * 2**20  # a schema of a million category names is about 16 MiB
 _FILE_BYTES = 2 * 2**30  # the limit of one protobuf message, hence of scorer.onnx
-_ARRAY_BYTES = 2**30
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_NPZ_ERRORS = (
-    *(OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 _LIBRARIES = ("numpy", "polars", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "scikit-learn")
 
 
@@ -162,9 +153,23 @@ def _manifest_faults(content: dict[str, Any]) -> Iterator[str]:
         elif not isinstance(content[name], expected):
             yield f"field {name!r} is {_kind(content[name])}"
     health = content.get("health")
-    if isinstance(health, dict) and health.get("verdict") not in VERDICTS:
-        yield f"health verdict {health.get('verdict')!r} is none of {', '.join(VERDICTS)}"
-    files = content.get("files")
+    if isinstance(health, dict):
+        if health.get("verdict") not in VERDICTS:
+            yield f"health verdict {health.get('verdict')!r} is none of {', '.join(VERDICTS)}"
+        if not _are_texts(health.get("reasons", [])):
+            yield "the reasons of the health verdict are no list of texts"
+    training = content.get("training")
+    if isinstance(training, dict) and not _are_texts(training.get("notes", [])):
+        yield "the notes on training are no list of texts"
+    versions = content.get("library_versions")
+    if isinstance(versions, dict) and not _are_texts(list(versions.values())):
+        yield "the library versions are no texts"
+    if isinstance(content.get("calibration"), dict):
+        yield from calibration_faults(content["calibration"])
+    yield from _file_faults(content.get("files"))
+
+
+def _file_faults(files: Any) -> Iterator[str]:
     for name, record in files.items() if isinstance(files, dict) else ():
         if not _PLAIN_NAME.fullmatch(name) or name == _MANIFEST:
             yield f"{name!r} is no file name that a model may use"
@@ -172,8 +177,49 @@ def _manifest_faults(content: dict[str, Any]) -> Iterator[str]:
             yield f"the record of {name} needs exactly sha256 and bytes"
         elif not _SHA256.fullmatch(str(record["sha256"])):
             yield f"the sha256 of {name} is not 64 hexadecimal digits"
-        elif type(record["bytes"]) is not int or not 0 <= record["bytes"] <= _FILE_BYTES:
-            yield f"the size of {name} is not between 0 and {_FILE_BYTES} bytes"
+        elif type(record["bytes"]) is not int or not 0 <= record["bytes"] <= _most_bytes(name):
+            yield f"the size of {name} is not between 0 and {_most_bytes(name)} bytes"
+
+
+def _most_bytes(name: str) -> int:
+    return JSON_BYTES if name.endswith(".json") else _FILE_BYTES
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def calibration_faults(stated: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is wrong with a stated ``Calibrator.summary()``; an empty one states nothing."""
+    if not stated:
+        return
+    yield from _summary_faults(stated, "the calibration", also=("false_alarm_rate",))
+    groups = stated.get("groups")
+    if groups is None:
+        return
+    if not isinstance(groups, dict) or not isinstance(stated.get("by"), str):
+        yield "the calibration by group lacks the column or the groups"
+        return
+    for name, group in groups.items():
+        yield from _summary_faults(group, f"the calibration of the group {name!r}")
+
+
+def _summary_faults(stated: Any, what: str, also: tuple[str, ...] = ()) -> Iterator[str]:
+    if not isinstance(stated, dict):
+        yield f"{what} is {_kind(stated)}"
+        return
+    numbers: dict[str, Any] = {
+        name: stated.get(name) for name in ("n", "resolution", "threshold", *also)
+    }
+    wrong = [name for name, value in numbers.items() if type(value) not in (int, float)]
+    if wrong:
+        yield f"{what} has no usable {' and no usable '.join(wrong)}"
+    elif not (type(stated["n"]) is int and 0 < stated["n"] < 2**63):
+        yield f"{what} has n {stated['n']}, which is no number of rows"
+    elif not all(abs(value) <= sys.float_info.max for value in numbers.values()):
+        yield f"{what} has numbers beyond a double"
+    if not isinstance(stated.get("tail"), dict | None):
+        yield f"the tail of {what} is {_kind(stated['tail'])}"
 
 
 def _now() -> str:
@@ -235,9 +281,9 @@ class Bundle:
                 f"{directory} is not a model: it has no {_MANIFEST}; name a directory made by "
                 "`anomgan fit` with -m"
             )
-        raw = _read_plain(directory / _MANIFEST, _MANIFEST_BYTES)
+        raw = read_plain(directory / _MANIFEST, JSON_BYTES)
         where = str(directory / _MANIFEST)
-        bundle = cls(directory, Manifest.from_dict(_parse_json(raw, where), where=where))
+        bundle = cls(directory, Manifest.from_dict(parse_json(raw, where), where=where))
         if verify:
             bundle.verify()
         return bundle
@@ -272,7 +318,7 @@ class Bundle:
         """
         path = self.file(name)
         record = self.manifest.files[name]
-        content = _read_plain(path, record["bytes"])
+        content = read_plain(path, record["bytes"])
         if len(content) != record["bytes"]:
             raise ModelCorruptError(
                 f"{path} has {len(content)} bytes where the manifest states {record['bytes']}: "
@@ -293,7 +339,17 @@ class Bundle:
         ModelCorruptError
             As `read`; or the file is no such archive, or unpacks to more than 1 GiB.
         """
-        return _parse_npz(self.read(name), str(self.file(name)))
+        return parse_arrays(self.read(name), str(self.file(name)))
+
+    def json(self, name: str) -> Any:
+        """Content of a ``.json`` file.
+
+        Raises
+        ------
+        ModelCorruptError
+            As `read`; or it is no JSON that can be read in one way only.
+        """
+        return parse_json(self.read(name), str(self.file(name)))
 
     def verify(self) -> None:
         """Check every file against the manifest.
@@ -431,62 +487,3 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _read_plain(path: Path, limit: int) -> bytes:
-    """Content of a plain file of at most `limit` bytes; links and devices are refused."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    flags |= getattr(os, "O_NONBLOCK", 0)  # or opening a named pipe would wait for ever
-    try:
-        if path.is_symlink():
-            raise ModelCorruptError(f"{path} is a symbolic link; a model holds plain files only")
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelCorruptError(f"{path} is not a plain file")
-            if status.st_size > limit:
-                raise ModelCorruptError(
-                    f"{path} has {status.st_size} bytes where at most {limit} were expected: the "
-                    "file was replaced; restore it or fit again"
-                )
-            return file.read(limit)
-    except OSError as error:
-        raise ModelCorruptError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _parse_json(raw: bytes, where: str) -> Any:
-    def refuse_constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
-
-    def finite(text: str) -> float:
-        value = float(text)
-        if math.isinf(value):
-            raise ValueError(f"{text} is beyond a double")
-        return value
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) != len(pairs):
-            raise ValueError("a field occurs twice")
-        return content
-
-    try:
-        return json.loads(
-            raw, parse_constant=refuse_constant, parse_float=finite, object_pairs_hook=unique
-        )
-    except (ValueError, RecursionError) as error:
-        raise ModelCorruptError(f"{where} is not valid JSON: {error}") from error
-
-
-def _parse_npz(content: bytes, where: str) -> dict[str, NDArray[Any]]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > _ARRAY_BYTES:
-            raise ModelCorruptError(
-                f"{where} would unpack to {unpacked} bytes, more than the {_ARRAY_BYTES} allowed"
-            )
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except _NPZ_ERRORS as error:
-        raise ModelCorruptError(f"{where} is not a readable array file: {error}") from error
