@@ -337,7 +337,7 @@ class Bundle:
         Raises
         ------
         ModelCorruptError
-            As `read`; or the file is no such archive, or unpacks to more than 1 GiB.
+            As `read`; or the file is no such archive, or unpacks to more than 256 MiB.
         """
         return parse_arrays(self.read(name), str(self.file(name)))
 

@@ -25,7 +25,7 @@ __all__ = ["JSON_BYTES", "parse_arrays", "parse_json", "read_plain"]
 JSON_BYTES: Final = 64 * 2**20
 """Most that is parsed as JSON, bytes; a schema of a million category names is about 16 MiB."""
 
-_ARRAY_BYTES = 2**30
+_ARRAY_BYTES = 2**28
 _HEADER_BYTES = 10_000
 
 
@@ -99,7 +99,7 @@ def parse_arrays(content: bytes, where: str) -> dict[str, NDArray[Any]]:
     Raises
     ------
     ModelCorruptError
-        It is no such archive, or would unpack to more than 1 GiB; or an array declares more
+        It is no such archive, or would unpack to more than 256 MiB; or an array declares more
         elements than the archive holds bytes for it.
     """
     try:
