@@ -116,6 +116,42 @@ def test_a_graph_that_reaches_out_or_grows_is_refused(
         Scorer.open(path, providers="cpu")
 
 
+@pytest.mark.parametrize("place", [b"LabelEncoder", b"Gather", b"anomgan.schema", b'"columns"'])
+def test_what_is_no_text_in_a_graph_is_told_by_us_alone(
+    place: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "scorer.onnx"
+    at = SCORER.index(place) + 2
+    path.write_bytes(SCORER[:at] + b"\xff" + SCORER[at + 1 :])
+    with pytest.raises(ModelCorruptError, match=r"onnxruntime cannot open the scorer|metadata"):
+        Scorer.open(path, providers="cpu")
+    assert capfd.readouterr().out == ""  # which scores may be written to
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("anomgan.format_version", "²", "has format ²"),
+        ("anomgan.format_version", "1" * 5000, "has format 1+ and this"),
+        ("anomgan.calibration", "[" * 100_000, "nested too deeply"),
+        ("anomgan.calibration", "1", "it is no object"),
+        ("anomgan.calibration", '{"n": []}', "has no usable n and no usable resolution"),
+        ("anomgan.calibration", '{"n": 1, "n": 2}', "a field occurs twice"),
+        ("anomgan.feature_names", '{"a": 1}', "feature names are not those of its schema"),
+        ("anomgan.feature_names", "3", "metadata of .* is damaged"),
+    ],
+)
+def test_odd_metadata_are_refused(key: str, value: str, message: str, tmp_path: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        for entry in model.metadata_props:
+            entry.value = value if entry.key == key else entry.value
+
+    path = tmp_path / "scorer.onnx"
+    path.write_bytes(_changed(change))
+    with pytest.raises(ModelCorruptError, match=message):
+        Scorer.open(path, providers="cpu")
+
+
 def _field(number: int, content: bytes) -> bytes:
     length, size = b"", len(content)
     while size >= 0x80:

@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,30 @@ def test_utf16_without_a_mark() -> None:
         "t.csv, line 1: holds a NUL byte, so this is no UTF-8 text: pass --encoding utf-16 if it "
         "is text in UTF-16, or export the table as CSV"
     )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_an_encoding_with_a_mark_for_text_without_one(encoding: str) -> None:
+    Path("t.csv").write_text(GOOD)
+    with pytest.raises(TableError, match=rf"^t\.csv: not {encoding} text \(.*\): pass the file's"):
+        open_table("t.csv", encoding=encoding)
+
+
+def test_a_line_that_never_ends_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of gzip may hold a gigabyte of one line."""
+    monkeypatch.setattr(csv_blocks, "_MAX_RECORD_BYTES", 1 << 20)
+    monkeypatch.setattr(csv_blocks, "BLOCK_BYTES", 1 << 16)
+    endless = ["x" * 60_000_000, '"' + "x\n" * 30_000_000, '"x\n",' * 8_000_000]
+    for text in endless:
+        Path("t.csv.gz").write_bytes(gzip.compress(f"a,b\n1,2\n{text}".encode(), 1))
+        tracemalloc.start()
+        with pytest.raises(
+            TableError, match=r"^t\.csv\.gz, line \d+: (a record with more|the rec)"
+        ):
+            read_table("t.csv.gz")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 40_000_000
 
 
 def test_wrong_encoding_asked_for() -> None:
