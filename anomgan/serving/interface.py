@@ -67,10 +67,11 @@ def read_profile(bundle: Bundle) -> Profile | None:
     """
     if _PROFILE_FILE not in bundle.names:
         return None
+    content = bundle.read(_PROFILE_FILE)
     try:
-        profile = Profile.from_dict(bundle.json(_PROFILE_FILE))
+        profile = Profile.from_dict(parse_json(content, _PROFILE_FILE))
         profile.require_schema(Schema.from_dict(bundle.manifest.schema))
-    except InputError as error:
+    except (InputError, ModelCorruptError) as error:
         raise ModelCorruptError(
             f"{bundle.file(_PROFILE_FILE)} is damaged: {error}; fit the model again"
         ) from error

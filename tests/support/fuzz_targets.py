@@ -306,10 +306,10 @@ def _csv(folder: Path) -> Run:
 
 def _label_seeds() -> list[bytes]:
     return [
-        b"y\n0\n0\n1\n0\n",
-        b"y\nok, fine\nok\nbad\nfine\n",
-        b"y\n\nnormal\nanomaly\n",
-        b"y\n1.0\n1\n2\n?\n",
+        b"y\n0\n0\n1\n0",
+        b"y\nok, fine\nok\nbad\nfine",
+        b"y\n,\nnormal\nanomaly",
+        b"y\n1.0\n1\n2\n?",
     ]
 
 

@@ -363,6 +363,19 @@ def test_json_beside_the_manifest_is_read_as_strictly(
         assert "profile.json" in _refused_by(model, "score", "report")
 
 
+@pytest.mark.parametrize(
+    ("field", "odd"),
+    [("counts", 3), ("counts", [[1, 2]]), ("ranks", [2**70]), ("keys", None), ("order", ["warp"])],
+)
+def test_a_profile_of_odd_shapes_is_refused(model: Path, field: str, odd: object) -> None:
+    profile = json.loads((model / "profile.json").read_text())
+    place = next(i for i, column in enumerate(profile["columns"]) if column["order"] is not None)
+    profile["columns"][place][field] = odd
+    signed(model, "profile.json", json.dumps(profile).encode())
+    with pytest.raises(ModelCorruptError, match=r"profile\.json is damaged"):
+        Scorer.open(model, providers="cpu")
+
+
 def test_rows_seen_quadrillions_of_times_take_no_memory(model: Path) -> None:
     tensors = load((model / "weights.safetensors").read_bytes())
     counts = torch.full_like(tensors["score.memory_counts"], 2.0**39)
