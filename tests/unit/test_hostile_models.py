@@ -220,6 +220,38 @@ def test_a_manifest_of_odd_values_is_refused_in_words(
     assert message in _refused_by(model, "inspect")
 
 
+@pytest.mark.parametrize("steering", ["\x1b]0;owned\x07", "\x1b[2J", "\x9b31m", "\u202etxt", "\r"])
+def test_what_a_model_says_does_not_steer_a_terminal(model: Path, steering: str) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["created_at"] = manifest["training"]["source"] = steering
+        manifest["health"] = {"verdict": "degraded", "reasons": [steering]}
+        manifest["schema"]["columns"][1]["name"] = steering
+        manifest["library_versions"][steering] = steering
+
+    edited(model, change)
+    for options in ([], ["--json"]):
+        result = CliRunner().invoke(app, ["inspect", "-m", str(model), *options])
+        assert result.exit_code == 0, result.stderr
+        assert steering not in result.stdout
+        assert not set(result.stdout) & set(steering) - set(
+            "0123456789[];abcdefghijklmnopqrstuvwxyzJ"
+        )
+        assert ascii(steering)[1] in result.stdout
+    assert json.loads(result.stdout)["created_at"] == steering
+    edited(model, lambda manifest: manifest["schema"].update({steering: 1}))
+    result = CliRunner().invoke(app, ["inspect", "-m", str(model)])
+    assert result.exit_code == 2
+    assert steering not in result.stderr
+
+
+def test_halves_of_characters_are_written_out(model: Path) -> None:
+    edited(model, lambda m: m["health"].update(verdict="degraded", reasons=["half \ud800"]))
+    for options in ([], ["--json"]):
+        result = CliRunner().invoke(app, ["inspect", "-m", str(model), *options])
+        assert result.exit_code == 0, result.output
+        assert "half \\ud800" in result.stdout
+
+
 # --- Arrays ---------------------------------------------------------------------------------
 
 
