@@ -1,6 +1,7 @@
 """Damage real files a million times; whatever reads them may refuse, and do nothing else.
 
     python tests/acceptance/fuzz.py [--minutes 15] [--cases 1000000] [--seed 0] [--target NAME ...]
+        [--save DIR]
 
 Every target (manifest, schema, CSV reader, labels, metadata of a graph, ...) has its share of the
 cases and of the time, and a process of its own, so that a crash of native code is found, too. The
@@ -11,6 +12,7 @@ same seed gives the same cases. Exits 1 on a find, and prints the case: an error
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import json
 import mmap
@@ -125,6 +127,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--cases", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write the cases found here")
     parser.add_argument("--target", action="append", choices=[t.name for t in TARGETS])
     arguments = parser.parse_args()
 
@@ -146,6 +149,9 @@ def main() -> None:
         )
         if "find" in told:
             finds += 1
+            if arguments.save is not None:
+                arguments.save.mkdir(parents=True, exist_ok=True)
+                (arguments.save / f"{target.name}.case").write_bytes(ast.literal_eval(told["case"]))
             print(f"FOUND in {target.name}:\n{told['find']}\ncase: {told['case'][:SHOWN_BYTES]}")
     print(f"{total:,} cases, {finds} finds")
     sys.exit(1 if finds else 0)

@@ -143,6 +143,24 @@ def test_damaged_columnar_file(name: str) -> None:
     assert re.fullmatch(rf"{re.escape(name)} cannot be read \(.+\): write the file again", message)
 
 
+def test_a_columnar_file_at_which_polars_panics() -> None:
+    """Found by tests/acceptance/fuzz.py: the exception is none of polars' own, and no Exception."""
+    footer = (
+        b"\x15\x02\x19<H\x04root\x15\x04\x00\x15\n%\x02\x18\x08pressure\x00\x15\x0c%\x02\x18\x04te%"
+        b"\x00\x00\x16\x08\x19\x1c\x19,&\x01\x1c\x15\n\x19\x06\x19\x18\x08pressure\x15\x00\x16\x08"
+        b"\x16\x01\x16\x01&\t<6\x00(\x08\xcd\xcc\xcc<Y\xf2U@\x00\x00\x16>\x00&\x03\x1c\x15\x0c\x195"
+        b"\x00\x06\x10\x19\x18\x04site\x15\x00\x16\x08\x16\x01\x16\x01&\x02&\x02\x1c\x05orth\x00\x00"
+        b"\x162\x00\x16\x02\x14\x00\x00\x19\x0cA\xe8\x01"
+        b"AAAEAAAA8v///xQAAAAEAAEAAAAKAAsACAAKAAQA+P///wwAAAAIAAgAAAAEAAIAAAA0AAAABAAAAMD///8cAAAAEAAA"
+        b"AAgAAAABFAAAAAAAAPz///8EAAQABAAAAHNpdGUAAAAA7P///zAAAAAgAAAAGAAAAAEDAAAQABIABAAQABEACAAAAAwA"
+        b"AAAAAPr///8CAAYABgAEAAgAAABwcmVzc3VyZQA=\x00\x18\x00\x00"
+    )
+    content = b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+    message = message_of(TableError, content, "t.parquet")
+    assert message.startswith("t.parquet cannot be read (")
+    assert message.endswith("): write the file again")
+
+
 def test_damaged_gzip() -> None:
     whole = gzip.compress("".join(f"{i},{i * i}\n" for i in range(9999)).encode())
     assert message_of(TableError, whole[:-2000], "t.csv.gz") == (
