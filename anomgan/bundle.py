@@ -158,9 +158,15 @@ def _manifest_faults(content: dict[str, Any]) -> Iterator[str]:
             yield f"health verdict {health.get('verdict')!r} is none of {', '.join(VERDICTS)}"
         if not _are_texts(health.get("reasons", [])):
             yield "the reasons of the health verdict are no list of texts"
+        if not _are_numbers(health.get("facts", {})):
+            yield "the facts of the health verdict are no numbers by name"
     training = content.get("training")
-    if isinstance(training, dict) and not _are_texts(training.get("notes", [])):
-        yield "the notes on training are no list of texts"
+    if isinstance(training, dict):
+        if not _are_texts(training.get("notes", [])):
+            yield "the notes on training are no list of texts"
+        history = training.get("history", [])
+        if not isinstance(history, list) or not all(map(_are_numbers, history)):
+            yield "the history of training is no list of numbers by name"
     versions = content.get("library_versions")
     if isinstance(versions, dict) and not _are_texts(list(versions.values())):
         yield "the library versions are no texts"
@@ -187,6 +193,10 @@ def _most_bytes(name: str) -> int:
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
 
 
 def calibration_faults(stated: Mapping[str, Any]) -> Iterator[str]:

@@ -208,6 +208,13 @@ def test_a_text_file_larger_than_any_is_refused_by_its_record(model: Path) -> No
         (lambda m: m["health"].update(reasons="bad"), "are no list of texts"),
         (lambda m: m["health"].update(reasons=[1]), "are no list of texts"),
         (lambda m: m["training"].update(notes={"a": 1}), "notes on training are no list of texts"),
+        (
+            lambda m: m["health"].update(facts={"coverage": "a"}),
+            "facts of the health verdict are no",
+        ),
+        (lambda m: m["training"].update(history="abc"), "history of training is no list of numb"),
+        (lambda m: m["training"].update(history=[1]), "history of training is no list of numbers"),
+        (lambda m: m["training"].update(history=[{"step": [1]}]), "history of training is no list"),
         (lambda m: m["library_versions"].update(numpy=2), "library versions are no texts"),
         (lambda m: m["schema"].update(columns=[]), "there is no column"),
         (lambda m: m["schema"]["columns"][0].update(kind="spell"), "unusable values in kind"),
