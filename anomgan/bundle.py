@@ -20,11 +20,9 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -40,6 +38,7 @@ from anomgan.errors import (
     ModelNotFoundError,
     OutputError,
 )
+from anomgan.statements import MANIFEST, PLAIN_NAME, VERDICTS, kind_of, manifest_faults
 from anomgan.untrusted import JSON_BYTES, parse_arrays, parse_json, read_plain
 
 __all__ = [
@@ -48,7 +47,6 @@ __all__ = [
     "VERDICTS",
     "Bundle",
     "Manifest",
-    "calibration_faults",
     "checkpoint_path",
     "require_free",
 ]
@@ -59,13 +57,6 @@ FORMAT_VERSION: Final = 2
 DEFAULT_MODEL: Final = "anomgan-model"
 """Name of the model directory where none is given."""
 
-VERDICTS: Final = ("healthy", "degraded", "failed")
-"""What training can be judged to be."""
-
-_MANIFEST = "manifest.json"
-_FILE_BYTES = 2 * 2**30  # the limit of one protobuf message, hence of scorer.onnx
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LIBRARIES = ("numpy", "polars", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "scikit-learn")
 
 
@@ -107,7 +98,7 @@ class Manifest:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Any, *, where: str = _MANIFEST) -> Manifest:
+    def from_dict(cls, content: Any, *, where: str = MANIFEST) -> Manifest:
         """Check and rebuild what `to_dict` gave.
 
         Raises
@@ -117,18 +108,14 @@ class Manifest:
             such faults are named together.
         """
         if not isinstance(content, dict):
-            raise ModelCorruptError(f"{where}: expected a JSON object, got {_kind(content)}")
+            raise ModelCorruptError(f"{where}: expected a JSON object, got {kind_of(content)}")
         _require_version(content.get("format_version"), where)
-        faults = list(_manifest_faults(content))
+        types: dict[str, type] = {f.name: dict for f in fields(cls)}
+        types |= {"format_version": int, "anomgan_version": str, "created_at": str}
+        faults = list(manifest_faults(content, types))
         if faults:
             raise ModelCorruptError(f"{where} is damaged: " + "; ".join(faults))
         return cls(**content)
-
-
-def _kind(value: Any) -> str:
-    return {"dict": "an object", "list": "a list", "NoneType": "null"}.get(
-        type(value).__name__, f"a {type(value).__name__}"
-    )
 
 
 def _require_version(version: Any, where: str) -> None:
@@ -139,97 +126,6 @@ def _require_version(version: Any, where: str) -> None:
             f"{where} has format {version} and this anomgan ({__version__}) reads up to "
             f"{FORMAT_VERSION}; upgrade anomgan to use this model"
         )
-
-
-def _manifest_faults(content: dict[str, Any]) -> Iterator[str]:
-    """Everything that is wrong with the fields, one sentence each."""
-    types: dict[str, type] = {f.name: dict for f in fields(Manifest)}
-    types |= {"format_version": int, "anomgan_version": str, "created_at": str}
-    for name in sorted(set(content) - set(types)):
-        yield f"unknown field {name!r}"
-    for name, expected in types.items():
-        if name not in content:
-            yield f"field {name!r} is absent"
-        elif not isinstance(content[name], expected):
-            yield f"field {name!r} is {_kind(content[name])}"
-    health = content.get("health")
-    if isinstance(health, dict):
-        if health.get("verdict") not in VERDICTS:
-            yield f"health verdict {health.get('verdict')!r} is none of {', '.join(VERDICTS)}"
-        if not _are_texts(health.get("reasons", [])):
-            yield "the reasons of the health verdict are no list of texts"
-        if not _are_numbers(health.get("facts", {})):
-            yield "the facts of the health verdict are no numbers by name"
-    training = content.get("training")
-    if isinstance(training, dict):
-        if not _are_texts(training.get("notes", [])):
-            yield "the notes on training are no list of texts"
-        history = training.get("history", [])
-        if not isinstance(history, list) or not all(map(_are_numbers, history)):
-            yield "the history of training is no list of numbers by name"
-    versions = content.get("library_versions")
-    if isinstance(versions, dict) and not _are_texts(list(versions.values())):
-        yield "the library versions are no texts"
-    if isinstance(content.get("calibration"), dict):
-        yield from calibration_faults(content["calibration"])
-    yield from _file_faults(content.get("files"))
-
-
-def _file_faults(files: Any) -> Iterator[str]:
-    for name, record in files.items() if isinstance(files, dict) else ():
-        if not _PLAIN_NAME.fullmatch(name) or name == _MANIFEST:
-            yield f"{name!r} is no file name that a model may use"
-        elif not isinstance(record, dict) or set(record) != {"sha256", "bytes"}:
-            yield f"the record of {name} needs exactly sha256 and bytes"
-        elif not _SHA256.fullmatch(str(record["sha256"])):
-            yield f"the sha256 of {name} is not 64 hexadecimal digits"
-        elif type(record["bytes"]) is not int or not 0 <= record["bytes"] <= _most_bytes(name):
-            yield f"the size of {name} is not between 0 and {_most_bytes(name)} bytes"
-
-
-def _most_bytes(name: str) -> int:
-    return JSON_BYTES if name.endswith(".json") else _FILE_BYTES
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
-
-
-def calibration_faults(stated: Mapping[str, Any]) -> Iterator[str]:
-    """Say what is wrong with a stated ``Calibrator.summary()``; an empty one states nothing."""
-    if not stated:
-        return
-    yield from _summary_faults(stated, "the calibration", also=("false_alarm_rate",))
-    groups = stated.get("groups")
-    if groups is None:
-        return
-    if not isinstance(groups, dict) or not isinstance(stated.get("by"), str):
-        yield "the calibration by group lacks the column or the groups"
-        return
-    for name, group in groups.items():
-        yield from _summary_faults(group, f"the calibration of the group {name!r}")
-
-
-def _summary_faults(stated: Any, what: str, also: tuple[str, ...] = ()) -> Iterator[str]:
-    if not isinstance(stated, dict):
-        yield f"{what} is {_kind(stated)}"
-        return
-    numbers: dict[str, Any] = {
-        name: stated.get(name) for name in ("n", "resolution", "threshold", *also)
-    }
-    wrong = [name for name, value in numbers.items() if type(value) not in (int, float)]
-    if wrong:
-        yield f"{what} has no usable {' and no usable '.join(wrong)}"
-    elif not (type(stated["n"]) is int and 0 < stated["n"] < 2**63):
-        yield f"{what} has n {stated['n']}, which is no number of rows"
-    elif not all(abs(value) <= sys.float_info.max for value in numbers.values()):
-        yield f"{what} has numbers beyond a double"
-    if not isinstance(stated.get("tail"), dict | None):
-        yield f"the tail of {what} is {_kind(stated['tail'])}"
 
 
 def _now() -> str:
@@ -286,13 +182,13 @@ class Bundle:
                 f"{directory} {found}; make a model with `anomgan fit normal.csv`, or name one "
                 "with -m"
             )
-        if not os.path.lexists(directory / _MANIFEST):
+        if not os.path.lexists(directory / MANIFEST):
             raise ModelNotFoundError(
-                f"{directory} is not a model: it has no {_MANIFEST}; name a directory made by "
+                f"{directory} is not a model: it has no {MANIFEST}; name a directory made by "
                 "`anomgan fit` with -m"
             )
-        raw = read_plain(directory / _MANIFEST, JSON_BYTES)
-        where = str(directory / _MANIFEST)
+        raw = read_plain(directory / MANIFEST, JSON_BYTES)
+        where = str(directory / MANIFEST)
         bundle = cls(directory, Manifest.from_dict(parse_json(raw, where), where=where))
         if verify:
             bundle.verify()
@@ -417,7 +313,7 @@ class Bundle:
             records = {name: _write(temporary, name, files[name]) for name in sorted(files)}
             complete = replace(manifest, files=records)
             text = json.dumps(complete.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-            _write_synced(temporary / _MANIFEST, text.encode() + b"\n")
+            _write_synced(temporary / MANIFEST, text.encode() + b"\n")
             Bundle.open(temporary)
             _put_in_place(temporary, target)
         except OSError as error:
@@ -447,7 +343,7 @@ def require_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
     """
     target = Path(os.path.realpath(path))
     if os.path.isdir(target) and any(target.iterdir()):
-        if not (target / _MANIFEST).is_file():
+        if not (target / MANIFEST).is_file():
             raise ModelExistsError(
                 f"{path} is a directory with other things in it, not a model; choose another "
                 "place with -m"
@@ -485,7 +381,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
 
 
 def _write(directory: Path, name: str, content: bytes | Path) -> dict[str, Any]:
-    if not _PLAIN_NAME.fullmatch(name) or name == _MANIFEST:
+    if not PLAIN_NAME.fullmatch(name) or name == MANIFEST:
         raise ModelCorruptError(f"{name!r} is no file name that a model may use")
     data = content.read_bytes() if isinstance(content, Path) else content
     _write_synced(directory / name, data)

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import onnxruntime as ort
 
-from anomgan.bundle import FORMAT_VERSION, Bundle, calibration_faults
+from anomgan.bundle import FORMAT_VERSION, Bundle
 from anomgan.calibration import require_rate
 from anomgan.errors import InputError, ModelCorruptError, ModelError
 from anomgan.serving.verdicts import DISCRIMINATOR
+from anomgan.statements import calibration_faults
 from anomgan.tables.profile import Profile
 from anomgan.tables.schema import Schema
 from anomgan.untrusted import parse_json
