@@ -18,22 +18,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
-import math
 import os
-import re
-import stat
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from anomgan import __version__
@@ -44,6 +37,8 @@ from anomgan.errors import (
     OutputError,
 )
 from anomgan.replacement import clear_leftovers, put_in_place, temporary_directory
+from anomgan.statements import MANIFEST, PLAIN_NAME, VERDICTS, kind_of, manifest_faults
+from anomgan.untrusted import JSON_BYTES, parse_arrays, parse_json, read_plain
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -61,19 +56,6 @@ FORMAT_VERSION: Final = 2
 DEFAULT_MODEL: Final = "anomgan-model"
 """Name of the model directory where none is given."""
 
-VERDICTS: Final = ("healthy", "degraded", "failed")
-"""What training can be judged to be."""
-
-_MANIFEST = "manifest.json"
-_MANIFEST_BYTES = 64 * 2**20  # a schema of a million category names is about 16 MiB
-_FILE_BYTES = 2 * 2**30  # the limit of one protobuf message, hence of scorer.onnx
-_ARRAY_BYTES = 2**30
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_NPZ_ERRORS = (
-    *(OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 _LIBRARIES = ("numpy", "polars", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "scikit-learn")
 
 
@@ -115,7 +97,7 @@ class Manifest:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Any, *, where: str = _MANIFEST) -> Manifest:
+    def from_dict(cls, content: Any, *, where: str = MANIFEST) -> Manifest:
         """Check and rebuild what `to_dict` gave.
 
         Raises
@@ -125,18 +107,14 @@ class Manifest:
             such faults are named together.
         """
         if not isinstance(content, dict):
-            raise ModelCorruptError(f"{where}: expected a JSON object, got {_kind(content)}")
+            raise ModelCorruptError(f"{where}: expected a JSON object, got {kind_of(content)}")
         _require_version(content.get("format_version"), where)
-        faults = list(_manifest_faults(content))
+        types: dict[str, type] = {f.name: dict for f in fields(cls)}
+        types |= {"format_version": int, "anomgan_version": str, "created_at": str}
+        faults = list(manifest_faults(content, types))
         if faults:
             raise ModelCorruptError(f"{where} is damaged: " + "; ".join(faults))
         return cls(**content)
-
-
-def _kind(value: Any) -> str:
-    return {"dict": "an object", "list": "a list", "NoneType": "null"}.get(
-        type(value).__name__, f"a {type(value).__name__}"
-    )
 
 
 def _require_version(version: Any, where: str) -> None:
@@ -147,32 +125,6 @@ def _require_version(version: Any, where: str) -> None:
             f"{where} has format {version} and this anomgan ({__version__}) reads up to "
             f"{FORMAT_VERSION}; upgrade anomgan to use this model"
         )
-
-
-def _manifest_faults(content: dict[str, Any]) -> Iterator[str]:
-    """Everything that is wrong with the fields, one sentence each."""
-    types: dict[str, type] = {f.name: dict for f in fields(Manifest)}
-    types |= {"format_version": int, "anomgan_version": str, "created_at": str}
-    for name in sorted(set(content) - set(types)):
-        yield f"unknown field {name!r}"
-    for name, expected in types.items():
-        if name not in content:
-            yield f"field {name!r} is absent"
-        elif not isinstance(content[name], expected):
-            yield f"field {name!r} is {_kind(content[name])}"
-    health = content.get("health")
-    if isinstance(health, dict) and health.get("verdict") not in VERDICTS:
-        yield f"health verdict {health.get('verdict')!r} is none of {', '.join(VERDICTS)}"
-    files = content.get("files")
-    for name, record in files.items() if isinstance(files, dict) else ():
-        if not _PLAIN_NAME.fullmatch(name) or name == _MANIFEST:
-            yield f"{name!r} is no file name that a model may use"
-        elif not isinstance(record, dict) or set(record) != {"sha256", "bytes"}:
-            yield f"the record of {name} needs exactly sha256 and bytes"
-        elif not _SHA256.fullmatch(str(record["sha256"])):
-            yield f"the sha256 of {name} is not 64 hexadecimal digits"
-        elif type(record["bytes"]) is not int or not 0 <= record["bytes"] <= _FILE_BYTES:
-            yield f"the size of {name} is not between 0 and {_FILE_BYTES} bytes"
 
 
 def _now() -> str:
@@ -229,14 +181,14 @@ class Bundle:
                 f"{directory} {found}; make a model with `anomgan fit normal.csv`, or name one "
                 "with -m"
             )
-        if not os.path.lexists(directory / _MANIFEST):
+        if not os.path.lexists(directory / MANIFEST):
             raise ModelNotFoundError(
-                f"{directory} is not a model: it has no {_MANIFEST}; name a directory made by "
+                f"{directory} is not a model: it has no {MANIFEST}; name a directory made by "
                 "`anomgan fit` with -m"
             )
-        raw = _read_plain(directory / _MANIFEST, _MANIFEST_BYTES)
-        where = str(directory / _MANIFEST)
-        bundle = cls(directory, Manifest.from_dict(_parse_json(raw, where), where=where))
+        raw = read_plain(directory / MANIFEST, JSON_BYTES)
+        where = str(directory / MANIFEST)
+        bundle = cls(directory, Manifest.from_dict(parse_json(raw, where), where=where))
         if verify:
             bundle.verify()
         return bundle
@@ -271,7 +223,7 @@ class Bundle:
         """
         path = self.file(name)
         record = self.manifest.files[name]
-        content = _read_plain(path, record["bytes"])
+        content = read_plain(path, record["bytes"])
         if len(content) != record["bytes"]:
             raise ModelCorruptError(
                 f"{path} has {len(content)} bytes where the manifest states {record['bytes']}: "
@@ -290,9 +242,19 @@ class Bundle:
         Raises
         ------
         ModelCorruptError
-            As `read`; or the file is no such archive, or unpacks to more than 1 GiB.
+            As `read`; or the file is no such archive, or unpacks to more than 256 MiB.
         """
-        return _parse_npz(self.read(name), str(self.file(name)))
+        return parse_arrays(self.read(name), str(self.file(name)))
+
+    def json(self, name: str) -> Any:
+        """Content of a ``.json`` file.
+
+        Raises
+        ------
+        ModelCorruptError
+            As `read`; or it is no JSON that can be read in one way only.
+        """
+        return parse_json(self.read(name), str(self.file(name)))
 
     def verify(self) -> None:
         """Check every file against the manifest.
@@ -351,7 +313,7 @@ class Bundle:
                 records = {name: _write(temporary, name, files[name]) for name in sorted(files)}
                 complete = replace(manifest, files=records)
                 text = json.dumps(complete.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-                _write_synced(temporary / _MANIFEST, text.encode() + b"\n")
+                _write_synced(temporary / MANIFEST, text.encode() + b"\n")
                 Bundle.open(temporary)
                 put_in_place(temporary, target)
         except OSError as error:
@@ -379,7 +341,7 @@ def require_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
     """
     target = Path(os.path.realpath(path))
     if os.path.isdir(target) and any(target.iterdir()):
-        if not (target / _MANIFEST).is_file():
+        if not (target / MANIFEST).is_file():
             raise ModelExistsError(
                 f"{path} is a directory with other things in it, not a model; choose another "
                 "place with -m"
@@ -406,7 +368,7 @@ def require_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
 
 
 def _write(directory: Path, name: str, content: bytes | Path) -> dict[str, Any]:
-    if not _PLAIN_NAME.fullmatch(name) or name == _MANIFEST:
+    if not PLAIN_NAME.fullmatch(name) or name == MANIFEST:
         raise ModelCorruptError(f"{name!r} is no file name that a model may use")
     data = content.read_bytes() if isinstance(content, Path) else content
     _write_synced(directory / name, data)
@@ -418,62 +380,3 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _read_plain(path: Path, limit: int) -> bytes:
-    """Content of a plain file of at most `limit` bytes; links and devices are refused."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    flags |= getattr(os, "O_NONBLOCK", 0)  # or opening a named pipe would wait for ever
-    try:
-        if path.is_symlink():
-            raise ModelCorruptError(f"{path} is a symbolic link; a model holds plain files only")
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelCorruptError(f"{path} is not a plain file")
-            if status.st_size > limit:
-                raise ModelCorruptError(
-                    f"{path} has {status.st_size} bytes where at most {limit} were expected: the "
-                    "file was replaced; restore it or fit again"
-                )
-            return file.read(limit)
-    except OSError as error:
-        raise ModelCorruptError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _parse_json(raw: bytes, where: str) -> Any:
-    def refuse_constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
-
-    def finite(text: str) -> float:
-        value = float(text)
-        if math.isinf(value):
-            raise ValueError(f"{text} is beyond a double")
-        return value
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) != len(pairs):
-            raise ValueError("a field occurs twice")
-        return content
-
-    try:
-        return json.loads(
-            raw, parse_constant=refuse_constant, parse_float=finite, object_pairs_hook=unique
-        )
-    except (ValueError, RecursionError) as error:
-        raise ModelCorruptError(f"{where} is not valid JSON: {error}") from error
-
-
-def _parse_npz(content: bytes, where: str) -> dict[str, NDArray[Any]]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > _ARRAY_BYTES:
-            raise ModelCorruptError(
-                f"{where} would unpack to {unpacked} bytes, more than the {_ARRAY_BYTES} allowed"
-            )
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except _NPZ_ERRORS as error:
-        raise ModelCorruptError(f"{where} is not a readable array file: {error}") from error

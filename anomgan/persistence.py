@@ -236,13 +236,14 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
         )
     try:
         schema = Schema.from_dict(manifest.schema)
-        scoring = json.loads(bundle.read("scoring.json"))
+        scoring = bundle.json("scoring.json")
         encoder = FeatureEncoder.from_dict(scoring["encoder"])
+        encoder.require_schema(schema)
         tensors = load_tensors(bundle.read("weights.safetensors"))
         parameters = _parameters(manifest.parameters)
         score = _score(parameters, _part(tensors, _SCORE), encoder.n_columns, scoring["settings"])
         probe = bundle.arrays("probe.npz")
-        rows = Rows(probe["numeric"], probe["categorical"].astype(object), None, 1)
+        rows = _probe_rows(probe, schema)
         health, facts = manifest.health, dict(manifest.training)
         facts["seed"] = int(facts["seed"])
         return FittedModel(
@@ -267,14 +268,28 @@ def load_fitted(path: str | os.PathLike[str]) -> FittedModel:
         if str(path) in str(error):
             raise
         raise ModelCorruptError(f"{path}: {error}") from error
-    except (AnomganError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except _DAMAGE as error:
         raise ModelCorruptError(f"{path} is damaged: {error}; fit the model again") from error
 
 
 _OLDEST_TORCH_FORMAT = 2
+_DAMAGE = (
+    *(AnomganError, SafetensorError, LookupError, TypeError, ValueError),
+    *(AttributeError, OverflowError, RuntimeError),  # torch raises these of odd tensors
+)
 _PROFILE_FILE = "profile.json"
 _HELD_OUT_FILE = "held-out.safetensors"
 _RECORDED = ("source", "notes", "parity", "history")
+
+
+def _probe_rows(probe: Mapping[str, NDArray[Any]], schema: Schema) -> Rows:
+    numeric, categorical = probe["numeric"], probe["categorical"]
+    n = len(numeric)
+    fits = numeric.shape == (n, len(schema.numeric_names)) and numeric.dtype == np.float64
+    texts = categorical.shape == (n, len(schema.categorical_names))
+    if not (fits and texts and categorical.dtype.kind == "U"):
+        raise ModelCorruptError("the probe rows are not of this model")
+    return Rows(numeric, categorical.astype(object), None, 1)
 
 
 def _parameters(stored: Mapping[str, Any]) -> FlagshipParameters | Detector:
@@ -319,7 +334,7 @@ def _calibrator(bundle: Bundle, schema: Schema) -> AnyCalibrator:
 def _profile(bundle: Bundle) -> Profile | None:
     if _PROFILE_FILE not in bundle.names:
         return None
-    return Profile.from_dict(json.loads(bundle.read(_PROFILE_FILE)))
+    return Profile.from_dict(bundle.json(_PROFILE_FILE))
 
 
 def _held_out_tensors(held_out: HeldOut) -> dict[str, Tensor]:

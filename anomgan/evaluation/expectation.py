@@ -23,7 +23,6 @@ Watson (1964). Smooth regression analysis. Sankhya A 26(4).
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -166,7 +165,7 @@ class NormalRows:
             return None
         try:
             known = KnownRows.of(bundle)
-            width = float(json.loads(bundle.read("scoring.json"))["settings"]["kernel_width"])
+            width = float(bundle.json("scoring.json")["settings"]["kernel_width"])
             return cls(known, Schema.from_dict(manifest.schema), width)
         except (ModelError, KeyError, TypeError, ValueError) as error:
             raise ModelCorruptError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from safetensors.numpy import load as load_arrays
 from anomgan.bundle import Bundle
 from anomgan.errors import InputError, ModelCorruptError
 from anomgan.tables.encoding import FeatureEncoder
-from anomgan.tables.schema import Rows
+from anomgan.tables.schema import Rows, Schema
 
 __all__ = ["BASELINES", "KnownRows", "Yardstick"]
 
@@ -22,6 +22,7 @@ BASELINES = {"iforest": "IsolationForest", "knn1": "1-NN distance"}
 """Methods that an evaluation stands beside ours, and how they are called."""
 
 _MOST_COPIES = 50_000  # rows given to a baseline, repeated ones included
+_MOST_SEEN = 2.0**40  # times that one row of a table was seen
 
 
 @dataclass(frozen=True)
@@ -52,23 +53,34 @@ class KnownRows:
         if not {"scoring.json", "weights.safetensors"} <= set(bundle.names):
             raise _no_rows(bundle, "it lacks scoring.json or weights.safetensors")
         try:
-            state = json.loads(bundle.read("scoring.json"))
+            state = bundle.json("scoring.json")
             tensors = load_arrays(bundle.read("weights.safetensors"))
-            return cls(
-                FeatureEncoder.from_dict(state["encoder"]),
-                tensors["score.memory_rows"],
-                tensors["score.memory_counts"],
-            )
+            encoder = FeatureEncoder.from_dict(state["encoder"])
+            encoder.require_schema(Schema.from_dict(bundle.manifest.schema))
+            rows, counts = tensors["score.memory_rows"], tensors["score.memory_counts"]
+            _require_known(encoder, rows, counts)
+            return cls(encoder, rows, counts)
         except (SafetensorError, InputError, KeyError, TypeError, ValueError) as error:
             raise _no_rows(bundle, str(error)) from error
 
     def repeated(self) -> NDArray[np.float64]:
         """Return the rows as often as they were seen, [n, d]; thinned beyond 50 000."""
-        copies = np.repeat(self.rows.astype(np.float64), self.counts.astype(np.int64), axis=0)
-        if len(copies) <= _MOST_COPIES:
-            return copies
-        spread = np.linspace(0, len(copies) - 1, _MOST_COPIES).astype(np.int64)
-        return copies[spread]
+        ends = np.cumsum(self.counts.astype(np.int64))
+        places = np.arange(ends[-1]) if ends[-1] <= _MOST_COPIES else _spread(int(ends[-1]))
+        return self.rows.astype(np.float64)[np.searchsorted(ends, places, side="right")]
+
+
+def _spread(n: int) -> NDArray[np.int64]:
+    return np.linspace(0, n - 1, _MOST_COPIES).astype(np.int64)
+
+
+def _require_known(encoder: FeatureEncoder, rows: NDArray[Any], counts: NDArray[Any]) -> None:
+    """Raise ValueError unless these are rows of the encoder, and how often each was seen."""
+    plain = rows.dtype == counts.dtype == np.float32 and 0 < len(rows) == counts.size
+    if not plain or rows.shape != (len(rows), encoder.n_features) or counts.ndim != 1:
+        raise ValueError(f"known rows of shape {list(rows.shape)}, counts {list(counts.shape)}")
+    if not np.isfinite(rows).all() or not ((counts >= 1) & (counts < _MOST_SEEN)).all():
+        raise ValueError("known rows are not finite, or seen less than once")
 
 
 def _no_rows(bundle: Bundle, why: str) -> ModelCorruptError:

@@ -22,8 +22,9 @@ bucket of its own: contributions sum to the score.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,13 +37,20 @@ from anomgan.scoring.attribution import Attribution
 from anomgan.scoring.inversion import Inversion, InversionSettings, MLPWeights
 from anomgan.scoring.memory import Memory
 
-__all__ = ["FLOOR", "SHARE_FLOOR", "FrozenScore", "ScoreSettings", "Scored"]
+__all__ = ["FLOOR", "MOST_WIDTH", "SHARE_FLOOR", "FrozenScore", "ScoreSettings", "Scored"]
 
 FLOOR = 1.0
 """Least score, nats."""
 
 SHARE_FLOOR = 0.01
 """Least blame of a column for a distance, in squared kernel widths."""
+
+MOST_STEPS = 10_000
+"""Most steps of inversion that a stored score may take."""
+
+MOST_WIDTH = 2**21
+"""Most known rows, and most units of a layer in all members, that a stored score may have: a pass
+makes room for 256 times as many numbers."""
 
 _CHUNK = 256
 """Rows a pass: every pass has this shape, so a row's result cannot depend on its company."""
@@ -322,7 +330,7 @@ class FrozenScore:
         Raises
         ------
         ModelCorruptError
-            A tensor is missing.
+            A tensor is missing, or the parts do not belong together: it is tried on a row.
         """
         try:
             parts: dict[str, Any] = {
@@ -333,7 +341,55 @@ class FrozenScore:
             parts |= {name: tensors[name] for name in _PLAIN}
         except KeyError as error:
             raise ModelCorruptError(f"the weights lack the tensor {error}; refit") from error
-        return cls(**parts, n_columns=n_columns, settings=settings)
+        score = cls(**parts, n_columns=n_columns, settings=settings)
+        try:
+            score._try_out()
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelCorruptError(
+                f"the parts of the score do not fit each other ({error}); fit the model again"
+            ) from error
+        return score
+
+    def _try_out(self) -> None:
+        """Score one row, of the encoder's mean; ValueError where that makes no sense."""
+        column, s = self.feature_column, self.settings
+        stated = (*asdict(s).values(), s.inversion.learning_rate, s.inversion.momentum)
+        numbers = [value for value in stated if not isinstance(value, dict)]
+        if not all(map(math.isfinite, numbers)) or s.bandwidth <= 0 or s.kernel_width <= 0:
+            raise ValueError(f"settings {numbers}")
+        if not 0 <= s.inversion.n_steps <= MOST_STEPS:
+            raise ValueError(f"{s.inversion.n_steps} steps of inversion")
+        if column.dtype != torch.int64 or not bool(
+            ((column >= 0) & (column < self.n_columns)).all()
+        ):
+            raise ValueError("features of columns that are not there")
+        for name, tensor in self._named():
+            if name == "feature_column":
+                continue
+            if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name} holds other than finite float32 numbers")
+        self._require_sizes()
+        features = torch.zeros(1, len(column))
+        scored = self(features, torch.zeros(1, self.n_columns))
+        if not bool(torch.isfinite(scored.score).all()):
+            raise ValueError("an ordinary row has no finite score")
+
+    def _require_sizes(self) -> None:
+        """Refuse shapes that torch would stretch to fit, and such as no training makes."""
+        n, d = self.n_members, len(self.feature_column)
+        known = self.memory_rows.shape == (len(self.memory_counts), d)
+        if not known or not 0 < len(self.memory_counts) <= MOST_WIDTH:
+            raise ValueError(f"known rows of shape {list(self.memory_rows.shape)}")
+        if not bool((self.memory_counts > 0).all()):
+            raise ValueError("known rows that were never seen")
+        for name, tensor in self._named():
+            if name.split(".")[0] not in ("generator", "encoder", "discriminator"):
+                continue
+            if tensor.ndim != 3 or len(tensor) != n or n * tensor.shape[-1] > MOST_WIDTH:
+                raise ValueError(f"{name} has the shape {list(tensor.shape)}")
+        code = self.preconditioner.shape[-1]
+        if self.pull.ndim != 1 or self.preconditioner.shape != (n, code, code):
+            raise ValueError(f"a preconditioner of shape {list(self.preconditioner.shape)}")
 
 
 _PLAIN = (

@@ -17,7 +17,7 @@ from anomgan.errors import ModelCorruptError
 from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Matrix, Parts
 from anomgan.nets.batched import Activation
 from anomgan.nets.threads import one_thread
-from anomgan.scoring.frozen import FLOOR, Scored
+from anomgan.scoring.frozen import FLOOR, MOST_WIDTH, Scored
 from anomgan.scoring.products import product
 
 __all__ = [
@@ -371,7 +371,8 @@ def _network(tensors: Mapping[str, Tensor], name: str, activation: str) -> Froze
         w.ndim == 2 and b.shape == (w.shape[1],) for w, b in zip(weights, biases, strict=True)
     )
     plain = all(t.dtype == torch.float32 for t in (*weights, *biases))
-    if not (chained and fits and plain):
+    narrow = all(w.numel() == 0 or max(w.shape) <= MOST_WIDTH for w in weights)
+    if not (chained and fits and plain and narrow):
         raise ValueError(f"the layers of network {name!r} do not follow each other")
     return FrozenNetwork(
         tuple(w.numpy() for w in weights),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import onnxruntime as ort
 
@@ -13,12 +13,24 @@ from anomgan.bundle import FORMAT_VERSION, Bundle
 from anomgan.calibration import require_rate
 from anomgan.errors import InputError, ModelCorruptError, ModelError
 from anomgan.serving.verdicts import DISCRIMINATOR
+from anomgan.statements import calibration_faults
 from anomgan.tables.profile import Profile
 from anomgan.tables.schema import Schema
+from anomgan.untrusted import parse_json
 
-__all__ = ["OUTPUTS", "read_metadata", "read_model", "read_profile", "require_interface"]
+__all__ = [
+    "OUTPUTS",
+    "read_calibration",
+    "read_metadata",
+    "read_model",
+    "read_profile",
+    "require_interface",
+    "stated_metadata",
+]
 
 _PROFILE_FILE: Final = "profile.json"
+_MODEL_BYTES: Final = 2**31  # the limit of one protobuf message
+_VERSION: Final = re.compile(r"[0-9]{1,9}")
 
 OUTPUTS: Final = ("score", "p_value", "is_anomaly", "contributions")
 """Outputs of the graph, in the order of the fields of Verdicts."""
@@ -33,11 +45,17 @@ def read_model(path: Path) -> bytes:
     ------
     ModelError
         The file cannot be read.
+    ModelCorruptError
+        It has more bytes than an ONNX model can have.
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MODEL_BYTES + 1)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > _MODEL_BYTES:
+        raise ModelCorruptError(f"{path} has more than {_MODEL_BYTES} bytes: no ONNX model has")
+    return content
 
 
 def read_profile(bundle: Bundle) -> Profile | None:
@@ -50,14 +68,29 @@ def read_profile(bundle: Bundle) -> Profile | None:
     """
     if _PROFILE_FILE not in bundle.names:
         return None
+    content = bundle.read(_PROFILE_FILE)
     try:
-        profile = Profile.from_dict(json.loads(bundle.read(_PROFILE_FILE)))
+        profile = Profile.from_dict(parse_json(content, _PROFILE_FILE))
         profile.require_schema(Schema.from_dict(bundle.manifest.schema))
-    except (InputError, ValueError, RecursionError) as error:
+    except (InputError, ModelCorruptError) as error:
         raise ModelCorruptError(
             f"{bundle.file(_PROFILE_FILE)} is damaged: {error}; fit the model again"
         ) from error
     return profile
+
+
+def stated_metadata(session: ort.InferenceSession, source: str) -> dict[str, str]:
+    """Return the metadata of a graph.
+
+    Raises
+    ------
+    ModelCorruptError
+        They are no texts.
+    """
+    try:
+        return dict(session.get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError as error:
+        raise ModelCorruptError(f"the metadata of {source} is damaged: {error}") from error
 
 
 def read_metadata(
@@ -76,17 +109,18 @@ def read_metadata(
             "anomgan.schema)"
         )
     version = metadata.get("anomgan.format_version", "")
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+    if not _VERSION.fullmatch(version) or int(version) > FORMAT_VERSION:
         raise ModelCorruptError(
             f"{source} has format {version or 'unknown'} and this anomgan reads up to "
             f"{FORMAT_VERSION}; upgrade anomgan to use this model"
         )
     try:
-        schema = Schema.from_dict(json.loads(metadata["anomgan.schema"]))
-        names = tuple(json.loads(metadata["anomgan.feature_names"]))
+        schema = Schema.from_dict(parse_json(metadata["anomgan.schema"], "anomgan.schema"))
+        listed = parse_json(metadata["anomgan.feature_names"], "anomgan.feature_names")
+        names = tuple(map(str, listed))
         rate = float(metadata["anomgan.false_alarm_rate"])
         require_rate(rate, n=0, has_tail=True)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (ModelCorruptError, KeyError, TypeError, ValueError) as error:
         raise ModelCorruptError(f"the metadata of {source} is damaged: {error}") from error
     expected = (*schema.feature_names, DISCRIMINATOR)
     if names not in (expected, schema.feature_names):
@@ -94,6 +128,22 @@ def read_metadata(
             f"the metadata of {source} is damaged: its feature names are not those of its schema"
         )
     return schema, expected, rate
+
+
+def read_calibration(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Read the calibration that a graph states; the first ones stated none, which gives {}.
+
+    Raises
+    ------
+    ModelCorruptError
+        It is damaged.
+    """
+    text = metadata.get("anomgan.calibration", "{}")
+    stated = parse_json(text, f"{source}, anomgan.calibration")
+    faults = list(calibration_faults(stated)) if isinstance(stated, dict) else ["it is no object"]
+    if faults:
+        raise ModelCorruptError(f"the metadata of {source} is damaged: {'; '.join(faults)}")
+    return dict(stated)
 
 
 def require_interface(session: ort.InferenceSession, schema: Schema, source: str) -> None:

@@ -112,9 +112,16 @@ def _open(model: bytes, names: list[str], intra_op_threads: int) -> ort.Inferenc
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Where the CPU fails there is nothing to fall back on, and onnxruntime would say so on stdout.
+    fallback = int(names != [CPU])
     try:
         with _quiet(names != [CPU]):
-            session = ort.InferenceSession(model, options, providers=[_options(n) for n in names])
+            session = ort.InferenceSession(
+                model,
+                options,
+                providers=[_options(n) for n in names],
+                enable_fallback=fallback,
+            )
     except Exception as error:  # onnxruntime raises classes of its own that share no base
         raise ModelCorruptError(f"onnxruntime cannot open the scorer: {_first(error)}") from error
     in_use = session.get_providers()[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -20,11 +19,14 @@ from anomgan.errors import ModelCorruptError, ModelError, UsageError
 from anomgan.groups import calibration_of, group_of, require_stated_rate, stated_groups
 from anomgan.serving.interface import (
     OUTPUTS,
+    read_calibration,
     read_metadata,
     read_model,
     read_profile,
     require_interface,
+    stated_metadata,
 )
+from anomgan.serving.plain_graph import require_plain_graph
 from anomgan.serving.providers import CPU, Providers, make_session, usable_threads
 from anomgan.serving.streaming import ordered_map
 from anomgan.serving.verdicts import Verdicts
@@ -106,13 +108,13 @@ class Scorer:
         self.provider: str = session.get_providers()[0]
         self.provider_note = provider_note
         self.threads = threads
-        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        self.metadata = stated_metadata(session, source)
         self.schema, self.feature_names, self.false_alarm_rate = read_metadata(
             self.metadata, source
         )
         # The first exporters knew one detector and did not name it.
         self.detector: str = self.metadata.get("anomgan.detector", "anomgan")
-        summary = json.loads(self.metadata.get("anomgan.calibration", "{}"))
+        summary = read_calibration(self.metadata, source)
         self.calibration: dict[str, Any] = dict(calibration or summary)
         self.profile = profile
         require_interface(session, self.schema, source)
@@ -129,6 +131,10 @@ class Scorer:
         verify_probe: bool = True,
     ) -> Scorer:
         """Open a model directory, or a ``scorer.onnx`` on its own.
+
+        Of a file on its own nothing tells whether it is whole and unaltered: there are no
+        checksums and no probe rows. It is what it says, if it opens: standard operators and its
+        own weights, inputs and outputs that fit its schema.
 
         Parameters
         ----------
@@ -154,6 +160,7 @@ class Scorer:
         bundle = None if os.path.isfile(place) else Bundle.open(place, verify=False)
         source = str(place if bundle is None else bundle.file(SCORER_FILE))
         model = read_model(place) if bundle is None else bundle.read(SCORER_FILE)
+        require_plain_graph(model, source)
         session, note = make_session(model, providers=providers)
         scorer = cls(
             session,

@@ -133,6 +133,7 @@ class _Position:
     on_bad_row: OnBadRow
     next_line: int
     next_row: int = 1
+    record_bytes: int = 0  # of the record that is being read slowly
 
 
 def _scan(buffer: bytes, delimiter: str, first_line: int) -> _Layout | None:
@@ -291,10 +292,23 @@ def _lines(buffer: bytes, read: Callable[[int], bytes], state: _Position) -> Ite
         cut = buffer.rfind(b"\n") + 1 if data else len(buffer)
         whole, rest = buffer[:cut], buffer[cut:]
         check_text(whole, state.source, line)
-        line += whole.count(b"\n")
-        yield from io.StringIO(whole.decode("utf-8"), newline="\n")
+        for text in io.StringIO(whole.decode("utf-8"), newline="\n"):
+            state.record_bytes += len(text)
+            _require_short(state.record_bytes, line, state)
+            line += 1
+            yield text
+        _require_short(len(rest), line, state)
         buffer = rest + data
     yield _SENTINEL
+
+
+def _require_short(n_bytes: int, line: int, state: _Position) -> None:
+    """Refuse a record that never seems to end, before it fills the memory."""
+    if n_bytes > _MAX_RECORD_BYTES:
+        raise TableError(
+            f"{state.source}, line {line}: a record with more than {_MAX_RECORD_BYTES >> 20} MiB "
+            "ends nowhere: is this a table, and is a quote never closed?"
+        )
 
 
 def _slowly(lines: Iterator[str], dialect: Dialect, state: _Position) -> Iterator[Block]:
@@ -315,6 +329,7 @@ def _slowly(lines: Iterator[str], dialect: Dialect, state: _Position) -> Iterato
                     "end every line in the same way, or put quotes around the field"
                 ) from None
             raise _unclosed(start, state, str(error)) from None
+        state.record_bytes = 0
         ended = record == [_SENTINEL]
         if not ended and record and record[-1].endswith(_SENTINEL):
             raise _unclosed(start, state, "it never ends")

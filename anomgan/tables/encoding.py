@@ -309,9 +309,25 @@ class FeatureEncoder:
                 unused=tuple(data["unused"]),
             )
             _check_parts(encoder)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise SchemaError(f"the stored encoder is damaged ({error}); fit again") from error
         return encoder
+
+    def require_schema(self, schema: Schema) -> None:
+        """Refuse to be used with another model's schema.
+
+        Raises
+        ------
+        SchemaError
+            Number or kind of the columns differ.
+        """
+        found = (len(self.numeric_position), len(self.tables), self.n_columns)
+        numeric, categorical = len(schema.numeric_names), len(schema.categorical_names)
+        if found != (numeric, categorical, numeric + categorical):
+            raise SchemaError(
+                f"the stored encoder takes {found[0]} columns of numbers and {found[1]} of texts, "
+                f"{found[2]} in all, and the schema has {numeric} and {categorical}; fit again"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Return counts for the manifest: features by block."""
@@ -365,6 +381,11 @@ def _check_parts(e: FeatureEncoder) -> None:
         f"{name} points outside 0 to {n - 1}"
         for name, found, n in positions
         if any(not 0 <= i < n for i in found)
+    ]
+    faults += [
+        f"{name} is not above 0"
+        for name, scale in (("scale", e.scale), ("extra_scale", e.extra_scale))
+        if not (scale > 0.0).all()
     ]
     faults += [f"no period is called {p.period!r}" for p in e.phases if p.period not in PERIODS_S]
     if faults:

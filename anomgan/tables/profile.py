@@ -74,6 +74,8 @@ class ColumnProfile:
     order: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if any(a.ndim != 1 for a in (self.ranks, self.levels, self.keys, self.counts)):
+            raise InputError("ranks, levels, keys and counts of a profile are lists of numbers")
         if not len(self.ranks) == len(self.levels) == len(self.keys) >= 1:
             raise InputError("a profile needs a rank, a level and a key for each edge")
         bounds = np.concatenate([[0], self.ranks, [self.n + 1]])

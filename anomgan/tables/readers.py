@@ -29,6 +29,9 @@ __all__ = ["Batch", "TableReader", "open_table", "read_table"]
 
 OnBadRow = Literal["error", "skip"]
 
+# Polars panics at some damage, with a class that is no Exception.
+_DAMAGE = (pl.exceptions.PolarsError, OSError, pl.exceptions.PanicException)
+
 _HEAD_BYTES = 1 << 18
 _MAX_HEADER_BYTES = 16 << 20
 _PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -349,13 +352,13 @@ class _ColumnarReader(TableReader):
             lazy = self._scan(path, glob=False)
             names = lazy.collect_schema().names()
             self._n_rows = int(lazy.select(pl.len()).collect().item())
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except _DAMAGE as error:
             raise self._damaged(error) from None
         self.columns = tuple(name.strip() for name in names)
         check_names(self.columns, self.source)
         self._names = dict(zip(names, self.columns, strict=True))
 
-    def _damaged(self, error: Exception) -> TableError:
+    def _damaged(self, error: BaseException) -> TableError:
         reason = str(error).strip().splitlines()[0]
         return TableError(f"{self.source} cannot be read ({reason}): write the file again")
 
@@ -374,7 +377,7 @@ class _ColumnarReader(TableReader):
                 self.bytes_read = total * n_rows // self._n_rows
                 if frame.height:
                     yield Block(frame.rename(self._names), np.empty(0, dtype=np.int64))
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except _DAMAGE as error:
             raise self._damaged(error) from None
 
 

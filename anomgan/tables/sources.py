@@ -138,9 +138,9 @@ class ByteSource:
                 return data
             try:
                 text = self._decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
+            except UnicodeError as error:
                 raise TableError(
-                    f"{self.name}: not {self.encoding} text ({error.reason}): "
+                    f"{self.name}: not {self.encoding} text ({_reason(error)}): "
                     "pass the file's true encoding with --encoding"
                 ) from None
             if self._at_start and text:
@@ -170,3 +170,8 @@ def _standard_input() -> io.BufferedReader:
     if isinstance(stream, io.BufferedReader):
         return stream
     return io.BufferedReader(cast(io.RawIOBase, stream))
+
+
+def _reason(error: UnicodeError) -> str:
+    # UTF-16 and UTF-32 without a byte order mark are told by the base class, which has no reason.
+    return error.reason if isinstance(error, UnicodeDecodeError) else str(error)

@@ -25,6 +25,12 @@ from anomgan.training.selection import SelectionState
 
 __all__ = ["Checkpointer", "TrainingState", "moments_of", "set_moments"]
 
+# Of a file that is damaged, or none of ours; json and torch raise RuntimeErrors.
+_DAMAGE = (
+    *(SafetensorError, LookupError, TypeError, ValueError, AttributeError, OSError),
+    *(OverflowError, RuntimeError),
+)
+
 
 @dataclass(frozen=True)
 class TrainingState:
@@ -139,7 +145,7 @@ class Checkpointer:
                 facts = json.loads((file.metadata() or {})["anomgan"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             fingerprint, state = facts["fingerprint"], _state(facts, tensors)
-        except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OSError) as e:
+        except _DAMAGE as e:
             raise self.unusable(e) from e
         if fingerprint != self.fingerprint:
             raise UsageError(

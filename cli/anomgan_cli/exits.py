@@ -200,9 +200,9 @@ def _code(error: Exception) -> int:
 def _tell(title: str, message: str, *, style: str) -> None:
     from rich.text import Text
 
-    from anomgan_cli.render import stderr
+    from anomgan_cli.terminal import plain, stderr
 
-    line = Text.assemble((f"{title}: ", f"bold {style}"), (message, style))
+    line = Text.assemble((f"{title}: ", f"bold {style}"), (plain(message), style))
     stderr().print(line, soft_wrap=True, highlight=False)
 
 

@@ -6,13 +6,13 @@ rich is imported inside the functions: ``anomgan --help`` must stay quick.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from anomgan_cli.terminal import printer, say, stderr, table
 
+if TYPE_CHECKING:
     from anomgan.bundle import Manifest
     from anomgan.evaluation.benchmark import Run
     from anomgan.evaluation.generators import ModelQuality
@@ -46,55 +46,12 @@ __all__ = [
 _NOTABLE_LOSS = 1.0
 """Points of AUROC that a fast scorer may lose before that is said to be a loss."""
 
-_PLAIN_WIDTH = 160  # of tables where there is no terminal to measure
 _SHOWN_CATEGORIES = 6
 _SHOWN_DEPARTURES = 5
 _SHOWN_GROUPS = 12
 
 TrainingProgress = Callable[[int, int, Mapping[str, float | str]], None]
 BenchmarkProgress = Callable[[int, int, Any], None]
-
-
-def stderr() -> Console:
-    """Return a console on the present stderr."""
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def say(message: str, style: str | None = None) -> None:
-    """Print one paragraph on stderr, never cut or wrapped, markup left as it is."""
-    from rich.text import Text
-
-    stderr().print(Text(message, style=style or ""), soft_wrap=True, highlight=False)
-
-
-def table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], *, on_stderr: bool = False
-) -> None:
-    """Print an aligned table; columns after the first that hold numbers go to the right."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    stream = sys.stderr if on_stderr else sys.stdout
-    console = Console(stderr=on_stderr, width=None if stream.isatty() else _PLAIN_WIDTH)
-    cells = [list(row) for row in rows]
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for j, header in enumerate(headers):
-        numbers = j > 0 and all(_is_number(row[j]) for row in cells)
-        grid.add_column(header, justify="right" if numbers else "left", overflow="fold")
-    for row in cells:
-        grid.add_row(*(Text(cell) for cell in row))
-    console.print(grid)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(" ", ""))
-    except ValueError:
-        return text == "-"
-    return True
 
 
 def count(n: int, noun: str) -> str:
@@ -419,7 +376,7 @@ def write_inspection(manifest: Manifest, path: str, schema: Schema) -> None:
     """Write everything that a model says of itself on stdout."""
     from anomgan.groups import stated_groups
 
-    print_out = _printer()
+    print_out = printer()
     print_out(f"{path}: {manifest.health['verdict']}, made {manifest.created_at}")
     for reason in manifest.health.get("reasons", ()):
         print_out(f"  {reason}")
@@ -449,7 +406,7 @@ def write_quality(quality: ModelQuality) -> None:
 
     readable = quality.n_rows - quality.n_unreadable
     drawn = "" if quality.n_judged == readable else f" of {readable}, drawn at random"
-    _printer()(f"\nGenerators by {count(quality.n_judged, 'row')}{drawn}: {quality.source}")
+    printer()(f"\nGenerators by {count(quality.n_judged, 'row')}{drawn}: {quality.source}")
     members = [member.to_dict() for member in quality.members]
     headers = ["measure", *(f"member {k + 1}" for k in range(len(members))), "ideal"]
     table(
@@ -479,14 +436,6 @@ def _write_schema(schema: Schema, print_out: Callable[[str], None]) -> None:
         table(["column", "why"], rows)
     if schema.id_column is not None:
         print_out(f"\nRows are named by {schema.id_column}.")
-
-
-def _printer() -> Callable[[str], None]:
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    return lambda text: console.print(Text(text), soft_wrap=True, highlight=False)
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from anomgan import bundle as bundle_module
-from anomgan import replacement
+from anomgan import replacement, untrusted
 from anomgan.bundle import Bundle, Manifest, require_free
 from anomgan.errors import (
     ModelCorruptError,
@@ -268,7 +268,7 @@ def test_a_manifest_that_is_no_json_object_is_refused(tmp_path, content):
 
 
 def test_array_files_hold_no_pickles_and_no_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle_module, "_ARRAY_BYTES", 2**20)
+    monkeypatch.setattr(untrusted, "_ARRAY_BYTES", 2**20)
     objects = io.BytesIO()
     np.savez(objects, a=np.array([{}], dtype=object))
     bomb = io.BytesIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,7 @@ def rewrite(path: Path, facts: Any, drop: str = "") -> None:
         ({"step": "many"}, ""),
         ({"players": {"discriminator": 1}}, ""),
         ({"players": None}, ""),
+        ({"step": math.inf}, ""),
         ({"history": 3}, ""),
         ({}, "rng"),
         ({}, "parameter.0"),
@@ -235,6 +237,13 @@ def test_checkpoint_with_wrong_content_is_refused(tmp_path: Path, facts: Any, dr
     interrupted(path, 10)
     rewrite(path, facts, drop)
     with pytest.raises(ModelCorruptError, match=r"not a usable checkpoint.*without --resume"):
+        tiny_trainer(0, N_STEPS, checkpointer=checkpointer(path)).run()
+
+
+def test_a_checkpoint_of_deep_json_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    save_file({"rng": torch.zeros(1)}, path, metadata={"anomgan": "[" * 100_000})
+    with pytest.raises(ModelCorruptError, match="not a usable checkpoint"):
         tiny_trainer(0, N_STEPS, checkpointer=checkpointer(path)).run()
 
 

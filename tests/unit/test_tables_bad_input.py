@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,24 @@ def test_damaged_columnar_file(name: str) -> None:
     assert re.fullmatch(rf"{re.escape(name)} cannot be read \(.+\): write the file again", message)
 
 
+def test_a_columnar_file_at_which_polars_panics() -> None:
+    """Found by tests/acceptance/fuzz.py: the exception is none of polars' own, and no Exception."""
+    footer = (
+        b"\x15\x02\x19<H\x04root\x15\x04\x00\x15\n%\x02\x18\x08pressure\x00\x15\x0c%\x02\x18\x04te%"
+        b"\x00\x00\x16\x08\x19\x1c\x19,&\x01\x1c\x15\n\x19\x06\x19\x18\x08pressure\x15\x00\x16\x08"
+        b"\x16\x01\x16\x01&\t<6\x00(\x08\xcd\xcc\xcc<Y\xf2U@\x00\x00\x16>\x00&\x03\x1c\x15\x0c\x195"
+        b"\x00\x06\x10\x19\x18\x04site\x15\x00\x16\x08\x16\x01\x16\x01&\x02&\x02\x1c\x05orth\x00\x00"
+        b"\x162\x00\x16\x02\x14\x00\x00\x19\x0cA\xe8\x01"
+        b"AAAEAAAA8v///xQAAAAEAAEAAAAKAAsACAAKAAQA+P///wwAAAAIAAgAAAAEAAIAAAA0AAAABAAAAMD///8cAAAAEAAA"
+        b"AAgAAAABFAAAAAAAAPz///8EAAQABAAAAHNpdGUAAAAA7P///zAAAAAgAAAAGAAAAAEDAAAQABIABAAQABEACAAAAAwA"
+        b"AAAAAPr///8CAAYABgAEAAgAAABwcmVzc3VyZQA=\x00\x18\x00\x00"
+    )
+    content = b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+    message = message_of(TableError, content, "t.parquet")
+    assert message.startswith("t.parquet cannot be read (")
+    assert message.endswith("): write the file again")
+
+
 def test_damaged_gzip() -> None:
     whole = gzip.compress("".join(f"{i},{i * i}\n" for i in range(9999)).encode())
     assert message_of(TableError, whole[:-2000], "t.csv.gz") == (
@@ -230,6 +249,30 @@ def test_utf16_without_a_mark() -> None:
         "t.csv, line 1: holds a NUL byte, so this is no UTF-8 text: pass --encoding utf-16 if it "
         "is text in UTF-16, or export the table as CSV"
     )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_an_encoding_with_a_mark_for_text_without_one(encoding: str) -> None:
+    Path("t.csv").write_text(GOOD)
+    with pytest.raises(TableError, match=rf"^t\.csv: not {encoding} text \(.*\): pass the file's"):
+        open_table("t.csv", encoding=encoding)
+
+
+def test_a_line_that_never_ends_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of gzip may hold a gigabyte of one line."""
+    monkeypatch.setattr(csv_blocks, "_MAX_RECORD_BYTES", 1 << 20)
+    monkeypatch.setattr(csv_blocks, "BLOCK_BYTES", 1 << 16)
+    endless = ["x" * 60_000_000, '"' + "x\n" * 30_000_000, '"x\n",' * 8_000_000]
+    for text in endless:
+        Path("t.csv.gz").write_bytes(gzip.compress(f"a,b\n1,2\n{text}".encode(), 1))
+        tracemalloc.start()
+        with pytest.raises(
+            TableError, match=r"^t\.csv\.gz, line \d+: (a record with more|the rec)"
+        ):
+            read_table("t.csv.gz")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 40_000_000
 
 
 def test_wrong_encoding_asked_for() -> None:

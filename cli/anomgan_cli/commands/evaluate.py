@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from anomgan_cli.options import (
     ProviderOption,
     Quiet,
 )
+from anomgan_cli.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from anomgan.evaluation.known import KnownRows
@@ -112,7 +112,7 @@ def evaluate(
         if page is not None:
             page.write(scored, result, made_at=datetime.now(UTC), seed=seed)
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        echo_json(result.to_dict())
     else:
         _write(result)
     if report is not None and not quiet:
@@ -150,10 +150,8 @@ def _write(result: Evaluation) -> None:
     from anomgan_cli.render import table
 
     share = 100.0 * result.n_anomalies / result.n_rows
-    typer.echo(
-        f"{result.source}: {result.n_rows} rows, {result.n_anomalies} anomalies ({share:.3g} %)"
-    )
-    typer.echo()
+    echo(f"{result.source}: {result.n_rows} rows, {result.n_anomalies} anomalies ({share:.3g} %)")
+    echo()
     detectors = list(result.measures)
     headers = ["ranking", *(result.called(name) for name in detectors)]
     table(
@@ -163,9 +161,9 @@ def _write(result: Evaluation) -> None:
             for measure in result.measures[OURS]
         ],
     )
-    typer.echo()
+    echo()
     for line in (*_decision_lines(result), ""):
-        typer.echo(line)
+        echo(line)
     table(
         ["false-alarm rate asked for", "realised on normal rows", "expected in 95 of 100 cases"],
         [
@@ -173,11 +171,11 @@ def _write(result: Evaluation) -> None:
             for point in result.calibration
         ],
     )
-    typer.echo()
+    echo()
     for line in (result.verdict(), *(f"Note: {note}." for note in result.notes)):
         if line:
-            typer.echo(line)
-    typer.echo(
+            echo(line)
+    echo(
         f"In brackets: 95 % intervals, of rankings by {result.n_draws} bootstrap draws, of shares "
         "by Clopper and Pearson."
     )

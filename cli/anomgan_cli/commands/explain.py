@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from anomgan_cli.options import (
     ProviderOption,
     Quiet,
 )
+from anomgan_cli.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from anomgan.evaluation.expectation import Expected, NormalRows
@@ -114,11 +114,11 @@ def explain(
     ]
     if as_json:
         content = {"source": reader.source, "rows": [why.to_dict() for why in explanations]}
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+        echo_json(content)
         return
     for place, why in enumerate(explanations):
         if place:
-            typer.echo()
+            echo()
         _write(why, scorer, reader.source, compared=normal is not None)
 
 
@@ -148,7 +148,7 @@ def _write(why: Explanation, scorer: Scorer, source: str, *, compared: bool) -> 
     from anomgan_cli.render import table
 
     for line in (*_heading(why, source), ""):
-        typer.echo(line)
+        echo(line)
     headers = ["column", "observed", "expected", "10 to 90 %", "nats", "% of score", "note"]
     lines = [_line(column) for column in why.columns[:_SHOWN_COLUMNS]]
     rest = why.columns[_SHOWN_COLUMNS:]
@@ -159,11 +159,11 @@ def _write(why: Explanation, scorer: Scorer, source: str, *, compared: bool) -> 
     lines.append([_WHOLE, "", "", "", *amounts, "see below"])
     kept = [j for j in range(len(headers)) if compared or headers[j] not in headers[2:4]]
     table([headers[j] for j in kept], [[line[j] for j in kept] for line in lines])
-    typer.echo()
-    typer.echo(f"{_WHOLE[0].upper()}{_WHOLE[1:]}: {DISCRIMINATOR_MEANING}.")
+    echo()
+    echo(f"{_WHOLE[0].upper()}{_WHOLE[1:]}: {DISCRIMINATOR_MEANING}.")
     if why.neighbours:
-        typer.echo()
-        typer.echo("The nearest normal rows, in the columns that matter most:")
+        echo()
+        echo("The nearest normal rows, in the columns that matter most:")
         table(["", "this row", *_numbered(why)], _beside(why))
 
 

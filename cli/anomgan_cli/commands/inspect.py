@@ -9,6 +9,7 @@ import typer
 
 from anomgan_cli.exits import guarded
 from anomgan_cli.options import Debug, Delimiter, Encoding, Model, OnBadRow
+from anomgan_cli.terminal import echo_json
 
 if TYPE_CHECKING:
     from anomgan.evaluation.generators import ModelQuality
@@ -49,8 +50,6 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Show a model: columns, training, health, calibration, checksums."""
-    import json
-
     from anomgan.bundle import Bundle
     from anomgan.tables import Schema
     from anomgan_cli.render import say, say_quality, write_inspection, write_quality
@@ -68,7 +67,7 @@ def inspect(
         shown = manifest.to_dict()
         if measured is not None:
             shown["generator_quality"] = measured.to_dict()
-        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        echo_json(shown, allow_nan=True)
     else:
         write_inspection(manifest, model, Schema.from_dict(manifest.schema))
         if measured is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from anomgan_cli.options import (
     ProviderOption,
     Quiet,
 )
+from anomgan_cli.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from anomgan.decision import Decision, GroupDecision
@@ -95,7 +95,7 @@ def threshold(
     if as_json:
         content: dict[str, Any] = {"former": former.to_dict(), "new": renewed.to_dict()}
         content |= {"stored": not dry_run, "choice": None if choice is None else choice.to_dict()}
-        typer.echo(json.dumps(content, indent=2, allow_nan=False))
+        echo_json(content)
     if not quiet:
         _say_change(former, renewed, model, stored=not dry_run)
         if choice is not None:
@@ -168,9 +168,9 @@ def _show(decision: Decision, model: str, *, as_json: bool) -> None:
     from anomgan_cli.render import table
 
     if as_json:
-        typer.echo(json.dumps(decision.to_dict(), indent=2, allow_nan=False))
+        echo_json(decision.to_dict())
         return
-    typer.echo(f"{model} flags {_meaning(decision.false_alarm_rate)}")
+    echo(f"{model} flags {_meaning(decision.false_alarm_rate)}")
     rows = [
         ["false-alarm rate", f"{decision.false_alarm_rate:.6g}"],
         ["score threshold", f"{decision.threshold:.6g}"],
@@ -180,7 +180,7 @@ def _show(decision: Decision, model: str, *, as_json: bool) -> None:
     ]
     table(["decision", "value"], rows)
     if decision.groups:
-        typer.echo(f"\nWithin the groups of {decision.by}; all other rows as above:")
+        echo(f"\nWithin the groups of {decision.by}; all other rows as above:")
         table(
             [str(decision.by), "calibration rows", "score threshold", "rate"],
             [[*_group(group), _how(group)] for group in decision.groups],

@@ -1,0 +1,192 @@
+"""What a scoring graph may be made of: what our exporters write, and nothing that reaches out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from golden_models import GOLDEN
+from hostile import REAL
+from onnx import TensorProto, helper, numpy_helper
+
+from anomgan.errors import ModelCorruptError
+from anomgan.serving import Scorer
+from anomgan.serving.plain_graph import require_plain_graph
+
+SCORER = (REAL / "flagship" / "scorer.onnx").read_bytes()
+
+
+def _changed(change: Callable[[onnx.ModelProto], object]) -> bytes:
+    model = onnx.load_from_string(SCORER)
+    change(model)
+    return bytes(model.SerializeToString())
+
+
+def _external(location: str) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", "0"), ("length", "64")):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, value
+
+    return change
+
+
+def _external_inside(model: onnx.ModelProto) -> None:
+    inner = next(a.g for n in model.graph.node for a in n.attribute if a.g.initializer)
+    inner.initializer[0].data_location = TensorProto.EXTERNAL
+
+
+def _foreign(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("com.evil", 1))
+    model.graph.node.append(helper.make_node("Run", ["numeric"], ["x"], domain="com.evil"))
+
+
+def _foreign_inside(model: onnx.ModelProto) -> None:
+    inner = next(a.g for n in model.graph.node for a in n.attribute if a.g.node)
+    inner.node[0].domain = "com.microsoft"
+
+
+def _functions(model: onnx.ModelProto) -> None:
+    node = helper.make_node("Identity", ["a"], ["b"])
+    opsets = [helper.make_opsetid("", 20)]
+    model.functions.append(helper.make_function("", "F", ["a"], ["b"], [node], opsets))
+
+
+def _training(model: onnx.ModelProto) -> None:
+    model.training_info.add()
+
+
+def _sparse(model: onnx.ModelProto) -> None:
+    values = numpy_helper.from_array(np.ones(1, np.float32), "v")
+    places = numpy_helper.from_array(np.zeros(1, np.int64), "i")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [2**40]))
+
+
+def _huge(model: onnx.ModelProto) -> None:
+    del model.graph.initializer[0].dims[:]
+    model.graph.initializer[0].dims.extend([2**31, 2**31])
+
+
+def _negative(model: onnx.ModelProto) -> None:
+    del model.graph.initializer[0].dims[:]
+    model.graph.initializer[0].dims.extend([-1])
+
+
+def _huge_constant(model: onnx.ModelProto) -> None:
+    tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[2**33])
+    model.graph.node.append(helper.make_node("Constant", [], ["huge"], value=tensor))
+
+
+def _nested(model: onnx.ModelProto) -> None:
+    graph = model.graph
+    for _ in range(40):
+        node = graph.node.add(op_type="If")
+        graph = node.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g
+
+
+REFUSED: list[tuple[Callable[[onnx.ModelProto], None], str]] = [
+    (_external("../../secret"), "its weights are in another file, which is not read"),
+    (_external("weights.safetensors"), "its weights are in another file, which is not read"),
+    (_external_inside, "its weights are in another file, which is not read"),
+    (_foreign, "operators of 'com.evil'"),
+    (_foreign_inside, "operators of 'com.microsoft' .*, which are not standard"),
+    (_functions, "functions of its own"),
+    (_training, "a part for training"),
+    (_sparse, "sparse tensors"),
+    (_huge, r"declares \d{10,} elements and has \d+ bytes"),
+    (_negative, "declares 18446744073709551615 elements"),
+    (_huge_constant, "declares 8589934592 elements"),
+    (_nested, "graphs are nested more than 16 deep"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED)
+def test_a_graph_that_reaches_out_or_grows_is_refused(
+    change: Callable[[onnx.ModelProto], None], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "scorer.onnx"
+    path.write_bytes(_changed(change))
+    with pytest.raises(ModelCorruptError, match=f"is no scorer .*{message}.*not opened"):
+        Scorer.open(path, providers="cpu")
+
+
+@pytest.mark.parametrize("place", [b"LabelEncoder", b"Gather", b"anomgan.schema", b'"columns"'])
+def test_what_is_no_text_in_a_graph_is_told_by_us_alone(
+    place: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "scorer.onnx"
+    at = SCORER.index(place) + 2
+    path.write_bytes(SCORER[:at] + b"\xff" + SCORER[at + 1 :])
+    with pytest.raises(ModelCorruptError, match=r"onnxruntime cannot open the scorer|metadata"):
+        Scorer.open(path, providers="cpu")
+    assert capfd.readouterr().out == ""  # which scores may be written to
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("anomgan.format_version", "²", "has format ²"),
+        ("anomgan.format_version", "1" * 5000, "has format 1+ and this"),
+        ("anomgan.calibration", "[" * 100_000, "nested too deeply"),
+        ("anomgan.calibration", "1", "it is no object"),
+        ("anomgan.calibration", '{"n": []}', "has no usable n and no usable resolution"),
+        ("anomgan.calibration", '{"n": 1, "n": 2}', "a field occurs twice"),
+        ("anomgan.feature_names", '{"a": 1}', "feature names are not those of its schema"),
+        ("anomgan.feature_names", "3", "metadata of .* is damaged"),
+    ],
+)
+def test_odd_metadata_are_refused(key: str, value: str, message: str, tmp_path: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        for entry in model.metadata_props:
+            entry.value = value if entry.key == key else entry.value
+
+    path = tmp_path / "scorer.onnx"
+    path.write_bytes(_changed(change))
+    with pytest.raises(ModelCorruptError, match=message):
+        Scorer.open(path, providers="cpu")
+
+
+def _field(number: int, content: bytes) -> bytes:
+    length, size = b"", len(content)
+    while size >= 0x80:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "0 graphs are in it"),
+        (b"\0" * 64, "it is no ONNX model"),
+        (b"hello, this is text", "no ONNX model"),
+        (b"\x08", "cut short"),
+        (b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "cut short"),
+        (SCORER[: len(SCORER) // 2], "cut short"),
+        (SCORER + _field(7, b""), "2 graphs are in it"),
+        # A second value of a single field is merged with the first: dims here, data there.
+        (
+            _field(7, _field(1, _field(5, _field(5, b"\x08\x01") + _field(5, b"\x10\x01")))),
+            "states one setting twice",
+        ),
+    ],
+)
+def test_what_is_no_model_is_said(content: bytes, message: str) -> None:
+    with pytest.raises(ModelCorruptError, match=message):
+        require_plain_graph(content, "x.onnx")
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*/*/scorer.onnx")))
+def test_what_the_exporters_write_passes(path: Path) -> None:
+    require_plain_graph(path.read_bytes(), str(path))
+
+
+def test_packed_dims_are_read_as_plain_ones() -> None:
+    dims = b"\x80\x80\x80\x80\x10\x02"  # 2^32 and 2
+    with pytest.raises(ModelCorruptError, match="declares 8589934592 elements"):
+        require_plain_graph(_field(7, _field(5, _field(1, dims))), "x.onnx")
