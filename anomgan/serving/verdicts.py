@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,17 @@ __all__ = ["DISCRIMINATOR", "Verdicts"]
 
 DISCRIMINATOR = "discriminator"
 """Name of the last contribution: what no single column accounts for."""
+
+
+_SCHEMA: Final = {
+    "row": pl.Int64,
+    "score": pl.Float32,
+    "p_value": pl.Float32,
+    "is_anomaly": pl.Boolean,
+}
+_FEW: Final = 64
+"""Rows that are handed over as Python's numbers: for an array Polars loads `numpy.ma`, which takes
+longer than all else that is done with a few rows."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +64,11 @@ class Verdicts:
     def to_frame(self) -> pl.DataFrame:
         """Return columns row, score, p_value, is_anomaly; null where a row could not be read."""
         readable = ~np.isnan(self.score)
-        frame = pl.DataFrame(
-            {
-                "row": np.arange(self.first_row, self.first_row + len(self), dtype=np.int64),
-                "score": self.score,
-                "p_value": self.p_value,
-                "is_anomaly": self.is_anomaly,
-            }
-        )
+        rows = np.arange(self.first_row, self.first_row + len(self), dtype=np.int64)
+        columns: tuple[Any, ...] = (rows, self.score, self.p_value, self.is_anomaly)
+        if len(self) <= _FEW:
+            columns = tuple(column.tolist() for column in columns)
+        frame = pl.DataFrame(dict(zip(_SCHEMA, columns, strict=True)), schema=_SCHEMA)
         if readable.all():
             return frame
         known = pl.Series(readable)

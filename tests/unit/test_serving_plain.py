@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from anomgan import GANDetector
 from anomgan.errors import SchemaError, UsageError
 from anomgan.serving import Scorer
+from anomgan.serving.verdicts import Verdicts
 
 PLAIN_CELLS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False, width=64),
@@ -82,3 +83,24 @@ def test_masked_cells_are_missing_and_not_plain(numbers_model: Path) -> None:
     assert scorer.score(masked).score == scorer.score({"load": None, "heat": 1.0}).score
     with pytest.raises(UsageError):
         scorer.score(np.zeros((1, 2)), on_bad_row="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n", [0, 1, 64, 65])
+def test_few_rows_and_many_make_the_same_frame(n):
+    numbers = np.linspace(1.0, 2.0, n, dtype=np.float32)
+    numbers[n // 2 : n // 2 + 1] = np.nan
+    verdicts = Verdicts(
+        numbers, numbers / 3, numbers > 1.5, numbers.reshape(-1, 1), ("a",), 0.01, 7
+    )
+    frame = verdicts.to_frame()
+    assert frame.schema == {
+        "row": pl.Int64,
+        "score": pl.Float32,
+        "p_value": pl.Float32,
+        "is_anomaly": pl.Boolean,
+    }
+    assert frame["row"].to_list() == list(range(7, 7 + n))
+    known = ~np.isnan(numbers)
+    for name in ("score", "p_value", "is_anomaly"):
+        assert frame[name].is_null().to_list() == (~known).tolist()
+        assert np.array_equal(frame[name].drop_nulls().to_numpy(), getattr(verdicts, name)[known])
