@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -25,6 +25,7 @@ from anomgan.serving.interface import (
     require_interface,
 )
 from anomgan.serving.providers import CPU, Providers, make_session, usable_threads
+from anomgan.serving.sessions import ForkedSession
 from anomgan.serving.streaming import ordered_map
 from anomgan.serving.verdicts import Verdicts
 from anomgan.tables.columns import ColumnKind
@@ -95,8 +96,9 @@ class Scorer:
         profile: Profile | None = None,
         provider_note: str = "",
         threads: int = 1,
+        reopen: Callable[[], ort.InferenceSession] | None = None,
     ) -> None:
-        self._session = session
+        self._session = ForkedSession(session, reopen)
         self._source = source
         self.provider: str = session.get_providers()[0]
         self.provider_note = provider_note
@@ -157,6 +159,7 @@ class Scorer:
             profile=None if bundle is None else read_profile(bundle),
             provider_note=note,
             threads=threads or usable_threads(),
+            reopen=lambda: make_session(model, providers="cpu")[0],
         )
         if bundle is not None and verify_probe:
             scorer.verify_probe(bundle.arrays(PROBE_FILE))
@@ -427,6 +430,8 @@ class Scorer:
             feed["categorical"] = np.ascontiguousarray(categorical)
         try:
             score, p_value, flags, contributions = self._session.run(list(OUTPUTS), feed)
+        except ModelError:
+            raise
         except Exception as error:  # onnxruntime raises classes of its own that share no base
             reason = (str(error).splitlines() or [""])[0]
             raise ModelError(f"{self._source} failed on {self.provider}: {reason}") from error

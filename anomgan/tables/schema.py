@@ -11,6 +11,7 @@ import polars as pl
 from anomgan.errors import SchemaError, UsageError
 from anomgan.tables.columns import Column, ColumnKind, SchemaOptions, SetAside, SetAsideReason
 from anomgan.tables.faults import did_you_mean, flag, listing, quoted_names
+from anomgan.tables.forks import require_threads
 from anomgan.tables.kinds import Study, study_column
 from anomgan.tables.readers import Batch
 from anomgan.tables.rows import Rows, read_numbers, read_texts
@@ -127,7 +128,10 @@ class Schema:
         ------
         SchemaError
             Missing columns (always), and unreadable cells (on "error"), told together.
+        UsageError
+            This process was forked from one that had read tables.
         """
+        require_threads()
         frame = batch.frame
         missing = [name for name in self.feature_names if name not in frame.columns]
         by_kind = [c for c in self.columns if c.kind is not ColumnKind.CATEGORICAL]
