@@ -216,6 +216,10 @@ class FeatureEncoder:
     def transform(self, rows: Rows) -> Encoded:
         """Encode rows; a row's features depend on that row alone."""
         numeric = rows.numeric
+        if self.phases:
+            # An infinite date has no time of day: it is missing. (An infinite number is far.)
+            endless = np.isinf(numeric) & ~np.isin(np.arange(numeric.shape[1]), self.value_columns)
+            numeric = np.where(endless, np.nan, numeric)
         values = numeric[:, self.value_columns]  # [n, v]
         values = np.where(np.isnan(values), self.fill, values)
         with np.errstate(over="ignore"):  # infinite is far, and clipped like everything far
