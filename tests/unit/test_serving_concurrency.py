@@ -1,5 +1,6 @@
 """One scorer, many threads and processes: every answer is that of serial use."""
 
+import importlib.util
 import multiprocessing
 import os
 import subprocess
@@ -170,3 +171,35 @@ def test_a_session_that_cannot_be_opened_again_is_refused(monkeypatch, numbers):
         "cannot use its session: open the model in each worker, after the fork, or start workers "
         "with the method 'spawn' or 'forkserver'"
     )
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="memory is read from /proc")
+def test_ten_seconds_of_scoring_leave_memory_flat_and_scores_alone(
+    repository, machine_model, machine_files
+):
+    """The short version of the half hour that `tests/acceptance/soak.py` takes."""
+    command = [sys.executable, str(repository / "tests/acceptance/soak.py"), "--minutes", "0.15"]
+    done = subprocess.run(
+        [*command, "--model", str(machine_model), "--table", str(machine_files[1])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 answers differ from the first" in done.stdout
+    assert "it grows by" in done.stdout
+
+
+def test_a_soak_finds_a_leak_and_a_drift(repository, scorer, frame):
+    spec = importlib.util.spec_from_file_location("soak", repository / "tests/acceptance/soak.py")
+    soak = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(soak)
+    times = np.arange(0.0, 100.0, 0.25)
+    noise = np.random.default_rng(0).normal(size=len(times))
+    assert abs(soak.growth_mb(times, 300.0 + noise)) < 1.0
+    assert soak.growth_mb(times, 300.0 + noise + 0.5 * times) == pytest.approx(40.0, abs=1.0)
+    watched = soak.Soak(scorer, frame)
+    watched.expected.score[3] += np.float32(1e-3)  # one row of 200, by a thousandth
+    soak.watched(watched, 2, 20.0)
+    assert watched.faults
+    assert "score of a batch of" in watched.faults[0]
