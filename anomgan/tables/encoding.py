@@ -459,13 +459,13 @@ def _category_table(texts: NDArray[Any], schema: Schema, name: str) -> CategoryT
         deviation = max(math.sqrt(p * (1.0 - p)), MIN_DEVIATION)
         row = np.zeros(width)
         row[j] = CATEGORY_DISTANCE / deviation
-        for category in members:
-            if category == "":
-                features[1] = row
-                continue
-            codes[category] = len(features)
-            features.append(row)
-            surprise.append(0.0)
+        if members == missing:
+            features[1] = row
+            continue
+        # One code for all that share a feature: a table may have a million rare categories.
+        codes |= dict.fromkeys(members, len(features))
+        features.append(row)
+        surprise.append(0.0)
     for category in known:
         # Seen in the file, but only among the rows kept for calibration: unseen here.
         codes.setdefault(category, 0)
