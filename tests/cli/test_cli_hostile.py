@@ -144,6 +144,17 @@ def test_it_is_refused_and_nothing_is_left_behind(here, name):
     assert os.listdir() == ["t.csv"]
 
 
+def test_a_long_text_is_no_category_even_if_asked_for(here):
+    _written(ACCEPTED["a cell of ten megabytes"])
+    result = run("fit", "t.csv", *SHORT, "--categorical", "x0")
+    assert result.exit_code == 2, result.output
+    assert result.stderr == (
+        "Error: t.csv: unreadable cells:\n  row 8, column 'x0': a text of 10,000,000 characters is "
+        "no category (at most 1,000)\nRemedy: fix the cells (a decimal point, no thousands "
+        "separators), leave them empty if the value is unknown, or choose among --drop x0\n"
+    )
+
+
 def test_formulas_are_safe_in_the_output_and_can_be_read_back(here):
     cells = ["=cmd|' /C calc'!A0", "@SUM(1)", "+1-1", "-1.5", "'=x", "plain"]
     _written(table(*([cells[i % 6], row[0]] for i, row in enumerate(NUMBERS)), names=("=t", "n")))
