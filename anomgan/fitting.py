@@ -39,6 +39,9 @@ __all__ = ["MIN_ROWS", "FitControl", "FittedModel", "fit_rows", "take"]
 
 MIN_ROWS = 4
 """Fewest normal rows that can be split, trained on and calibrated with."""
+MAX_EXPLAINED = 2_000
+"""Most columns of the flagship, whose graph looks at each of them by itself to explain a row: the
+time that onnxruntime takes to open it grows with their square."""
 DEFAULT_RATE = 0.01
 _CHECK_ROWS = 1000
 
@@ -121,7 +124,7 @@ def fit_rows(
     Raises
     ------
     TableError
-        Fewer than `MIN_ROWS` rows.
+        Fewer than `MIN_ROWS` rows; more than `MAX_EXPLAINED` columns for the flagship.
     UsageError
         The rate cannot be kept with so few rows; the device is not there.
     TrainingError
@@ -129,6 +132,7 @@ def fit_rows(
     """
     started = control.started if control.started is not None else time.monotonic()
     n = _enough(len(rows.numeric))
+    _narrow_enough(schema, parameters)
     device = choose_device(control.device)
     rng = np.random.default_rng(seed)
     groups = None if calibrate_by is None else _group_column(schema, rows, calibrate_by)
@@ -193,6 +197,16 @@ def _enough(n: int) -> int:
             "needed, and a few hundred for a threshold that can be trusted"
         )
     return n
+
+
+def _narrow_enough(schema: Schema, parameters: FlagshipParameters | Detector) -> None:
+    n_columns = len(schema.columns)
+    if isinstance(parameters, FlagshipParameters) and n_columns > MAX_EXPLAINED:
+        raise TableError(
+            f"{n_columns:,} columns are too many for the detector anomgan, which looks at each of "
+            f"at most {MAX_EXPLAINED:,} by itself: leave columns out with --drop, or use a "
+            "detector that does not, such as --detector so-gaal"
+        )
 
 
 def _encoder(schema: Schema, rows: Rows) -> FeatureEncoder:
@@ -434,7 +448,7 @@ def _probe_rows(rows: Rows, division: Division) -> Rows:
         # Far out, missing and never seen: the branches that ordinary rows do not take.
         if numeric.shape[1]:
             j = i % numeric.shape[1]
-            numeric[i, j] = np.nan if i % 2 else 1e3 * (1.0 + abs(numeric[i, j]))
+            numeric[i, j] = np.nan if i % 2 else 1e3 * min(1.0 + abs(numeric[i, j]), 1e300)
         if categorical.shape[1]:
             categorical[i, i % categorical.shape[1]] = "" if i % 2 else "\u2205 never seen"
     parts.append(Rows(numeric, categorical, None, 1))

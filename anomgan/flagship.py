@@ -40,7 +40,7 @@ from anomgan.learning import (
 )
 from anomgan.nets.tabular import TabularNetworks, TabularSizes
 from anomgan.presets import FlagshipParameters
-from anomgan.scoring.frozen import FrozenScore, ScoreSettings
+from anomgan.scoring.frozen import MARGIN, FrozenScore, ScoreSettings
 from anomgan.scoring.inversion import InversionSettings, MLPWeights, preconditioner
 from anomgan.scoring.memory import Memory, leave_one_out_nearest, spread
 from anomgan.tables.encoding import FeatureEncoder
@@ -374,6 +374,7 @@ def freeze(
             kernel_width=memory.width,
             kernel_peak=memory.peak,
             inversion=InversionSettings(n_steps=parameters.inversion_steps),
+            margin=MARGIN,
         ),
     )
     score = FrozenScore.from_tensors(

@@ -41,6 +41,8 @@ def add_encoder(
     blocks: list[Value] = []
     surprises: list[Value] = []
     if numeric is not None:
+        if encoder.phases:
+            numeric = _without_endless_dates(g, encoder, numeric)
         missing = g.op("IsNaN", numeric)
         if len(encoder.value_columns):
             blocks.append(_values(g, encoder, numeric, missing))
@@ -60,6 +62,14 @@ def add_encoder(
     if not np.array_equal(order, np.arange(len(order))):
         surprise = g.op("Gather", surprise, g.constant(order, np.int64), axis=1)
     return features, surprise
+
+
+def _without_endless_dates(g: GraphBuilder, encoder: FeatureEncoder, numeric: Value) -> Value:
+    """Take infinite dates, which have no time of day, for missing ones."""
+    dates = np.ones((1, len(encoder.numeric_position)), dtype=bool)
+    dates[0, encoder.value_columns] = False
+    endless = g.op("And", g.op("IsInf", numeric), g.constant(dates))
+    return g.op("Where", endless, g.constant(np.nan, np.float64), numeric)
 
 
 def _values(g: GraphBuilder, encoder: FeatureEncoder, numeric: Value, missing: Value) -> Value:

@@ -48,11 +48,20 @@ def add_flagship(
     states : Value
         Surprise of each row, float32 [c, 1].
     """
-    energy, log_kernel, residual = _reconstruction(g, score, strips, x)
-    odds = _discriminator(g, score, x)
+    near = _near(g, score, x)
+    energy, log_kernel, residual = _reconstruction(g, score, strips, x, near)
+    odds = _discriminator(g, score, near)
     # Not the sum of the contributions: how a score is shared must not move it by a rounding.
     total = g.op("Add", g.op("Add", energy, odds), states)
     return total, _shares(g, score, x, total, energy, log_kernel, residual), odds
+
+
+def _near(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
+    """Nearest points of the box that the networks see rows through, [c, d]."""
+    if score.box is None:
+        return x
+    low, high = (g.constant(corner.numpy().reshape(1, -1)) for corner in score.box)
+    return g.op("Min", g.op("Max", x, low), high)
 
 
 def _log_odds(g: GraphBuilder, network: Network, x: Value) -> Value:
@@ -92,14 +101,19 @@ def _discriminator(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
 
 
 def _reconstruction(
-    g: GraphBuilder, score: FrozenScore, strips: Value, x: Value
+    g: GraphBuilder, score: FrozenScore, strips: Value, x: Value, near: Value
 ) -> tuple[Value, Value, Value]:
     """Reconstruction term [c, 1], log kernels of references [c, b], squared residual [c, d]."""
     settings = score.settings
     distance, log_kernel = _soft_distance(g, score, strips)
-    inverted = [_inverted(g, score, m, x) for m in range(score.n_members)]
+    inverted = [_inverted(g, score, m, near) for m in range(score.n_members)]
     energy = _mean(g, [energy for energy, _ in inverted])  # [c, 1]
     residual = _mean(g, [square for _, square in inverted])  # [c, d]
+    if near != x:
+        gap = g.op("Sub", x, near)
+        beyond = g.op("Mul", gap, gap)
+        energy = g.op("Add", energy, row_sum(g, beyond, len(score.feature_column)))
+        residual = g.op("Add", residual, beyond)
     scale, share = 1.0 / (2.0 * settings.bandwidth**2), settings.inversion_share
     total = g.op(
         "Add",

@@ -69,6 +69,7 @@ def run_scorer(model: bytes, rows: Rows) -> dict[str, NDArray[Any]]:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    options.enable_mem_reuse = False  # see anomgan.serving.providers
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feeds = {"numeric": rows.numeric, "categorical": rows.categorical}
     wanted = {value.name for value in session.get_inputs()}

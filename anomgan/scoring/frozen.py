@@ -16,6 +16,11 @@
   something.
 - **surprise**: log(n + 1) for each state that training never saw (`anomgan.tables.encoding`).
 
+The networks see a row through a box: b is the nearest point to x that lies within `MARGIN`
+standard deviations of the known rows' range in each feature. F is that of b plus ``|x - b|^2``,
+and L that of b. Nearly all rows lie in the box, and b is x. Beyond it nothing but distances grows:
+no score falls when a value moves further away.
+
 The score is never below `FLOOR`. Its parts are attributed to columns, and the discriminator has a
 bucket of its own: contributions sum to the score.
 """
@@ -37,13 +42,25 @@ from anomgan.scoring.attribution import Attribution
 from anomgan.scoring.inversion import Inversion, InversionSettings, MLPWeights
 from anomgan.scoring.memory import Memory
 
-__all__ = ["FLOOR", "MOST_WIDTH", "SHARE_FLOOR", "FrozenScore", "ScoreSettings", "Scored"]
+__all__ = [
+    "FLOOR",
+    "MARGIN",
+    "MOST_WIDTH",
+    "SHARE_FLOOR",
+    "FrozenScore",
+    "ScoreSettings",
+    "Scored",
+]
 
 FLOOR = 1.0
 """Least score, nats."""
 
 SHARE_FLOOR = 0.01
 """Least blame of a column for a distance, in squared kernel widths."""
+
+MARGIN = 10.0
+"""How far beyond the known rows the networks are asked, in standardised units. As far as an
+indicator or a category reaches that no known row has (`anomgan.tables.encoding.MIN_DEVIATION`)."""
 
 MOST_STEPS = 10_000
 """Most steps of inversion that a stored score may take."""
@@ -78,6 +95,9 @@ class ScoreSettings:
         Score from which all views share a row's reconstruction among columns; below it the
         generator's does alone.
     inversion : InversionSettings
+    margin : float or None
+        How far the box that the networks see rows through reaches beyond the known rows; None: they
+        see rows as they are, in models made before there was a box.
     """
 
     bandwidth: float
@@ -89,6 +109,7 @@ class ScoreSettings:
     kernel_peak: float
     inversion: InversionSettings
     explained_from: float = 0.0
+    margin: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
@@ -101,6 +122,7 @@ class ScoreSettings:
             "kernel_width": self.kernel_width,
             "kernel_peak": self.kernel_peak,
             "explained_from": self.explained_from,
+            "margin": self.margin,
             "inversion": {
                 "n_steps": self.inversion.n_steps,
                 "learning_rate": self.inversion.learning_rate,
@@ -111,7 +133,7 @@ class ScoreSettings:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ScoreSettings:
         """Read what `to_dict` wrote."""
-        inversion = data["inversion"]
+        inversion, margin = data["inversion"], data.get("margin")
         return cls(
             bandwidth=float(data["bandwidth"]),
             discriminator_median=float(data["discriminator_median"]),
@@ -128,6 +150,7 @@ class ScoreSettings:
                 learning_rate=float(inversion["learning_rate"]),
                 momentum=float(inversion["momentum"]),
             ),
+            margin=None if margin is None else float(margin),
         )
 
 
@@ -219,6 +242,14 @@ class FrozenScore:
         return Memory(self.memory_rows, self.memory_counts, width, peak)
 
     @cached_property
+    def box(self) -> tuple[Tensor, Tensor] | None:
+        """Corners of the box that the networks see rows through, [d] each; None: there is none."""
+        margin = self.settings.margin
+        if margin is None:
+            return None
+        return self.memory_rows.amin(dim=0) - margin, self.memory_rows.amax(dim=0) + margin
+
+    @cached_property
     def attribution(self) -> Attribution:
         """How distances to the memory are shared among columns."""
         memory = self.memory
@@ -272,19 +303,29 @@ class FrozenScore:
             yield rows, states, self._terms(rows, left_out)
 
     def _terms(self, x: Tensor, own: Tensor) -> _Terms:
-        rows = self._members(x)  # [m, n, d]
+        near = self._near(x)
+        beyond = (x - near).square()  # [n, d]
+        rows = self._members(near)  # [m, n, d]
         distance, gaps = self.memory.soft_distance(x, own)  # [n], [n, b]
         energy, residual = self.inversion()(rows, self.encoder(rows))  # [m, n], [m, n, d]
         share = self.settings.inversion_share
-        total = (1.0 - share) * distance + share * energy.mean(dim=0)  # [n]
+        left = energy.mean(dim=0) + beyond.sum(dim=1)  # [n]
+        total = (1.0 - share) * distance + share * left
         bound, trust = self.settings.discriminator_bound, self.settings.discriminator_trust
         centred = self.log_odds(x) - self.settings.discriminator_median
         return _Terms(
             reconstruction=total / (2.0 * self.settings.bandwidth**2),
             discriminator=trust * (centred.clamp(-bound, bound) + bound) + FLOOR,
             gaps=gaps,
-            residual=residual.square().mean(dim=0),
+            residual=residual.square().mean(dim=0) + beyond,
         )
+
+    def _near(self, x: Tensor) -> Tensor:
+        """Nearest points of the box, [n, d]."""
+        if self.box is None:
+            return x
+        low, high = self.box
+        return torch.minimum(torch.maximum(x, low), high)
 
     def _total(self, terms: _Terms, surprise: Tensor) -> Tensor:
         return terms.reconstruction + terms.discriminator + surprise.sum(dim=1)
@@ -299,7 +340,7 @@ class FrozenScore:
 
     def log_odds(self, x: Tensor) -> Tensor:
         """L: log-odds of "diffused by a little noise" against "clean", [n]."""
-        return self.discriminator(self._members(x))[..., 0].mean(dim=0)
+        return self.discriminator(self._members(self._near(x)))[..., 0].mean(dim=0)
 
     def _members(self, x: Tensor) -> Tensor:
         return x.unsqueeze(0).expand(self.n_members, -1, -1)

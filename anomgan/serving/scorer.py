@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -28,6 +28,7 @@ from anomgan.serving.interface import (
 )
 from anomgan.serving.plain_graph import require_plain_graph
 from anomgan.serving.providers import CPU, Providers, make_session, usable_threads
+from anomgan.serving.sessions import ForkedSession
 from anomgan.serving.streaming import ordered_map
 from anomgan.serving.verdicts import Verdicts
 from anomgan.tables.columns import ColumnKind
@@ -101,9 +102,10 @@ class Scorer:
         provider_note: str = "",
         threads: int = 1,
         checksum: str = "",
+        reopen: Callable[[], ort.InferenceSession] | None = None,
     ) -> None:
         self.checksum = checksum
-        self._session = session
+        self._session = ForkedSession(session, reopen)
         self._source = source
         self.provider: str = session.get_providers()[0]
         self.provider_note = provider_note
@@ -170,6 +172,7 @@ class Scorer:
             provider_note=note,
             threads=threads or usable_threads(),
             checksum=hashlib.sha256(model).hexdigest(),
+            reopen=lambda: make_session(model, providers="cpu")[0],
         )
         if bundle is not None and verify_probe:
             scorer.verify_probe(bundle.arrays(PROBE_FILE))
@@ -440,6 +443,8 @@ class Scorer:
             feed["categorical"] = np.ascontiguousarray(categorical)
         try:
             score, p_value, flags, contributions = self._session.run(list(OUTPUTS), feed)
+        except ModelError:
+            raise
         except Exception as error:  # onnxruntime raises classes of its own that share no base
             reason = (str(error).splitlines() or [""])[0]
             raise ModelError(f"{self._source} failed on {self.provider}: {reason}") from error

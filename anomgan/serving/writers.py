@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, Protocol, get_args
@@ -22,6 +22,7 @@ __all__ = [
     "format_of",
     "neutralised",
     "open_writer",
+    "restored",
     "text_writer",
 ]
 
@@ -29,8 +30,16 @@ Format = Literal["csv", "parquet", "jsonl"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 _SUFFIXES: Final[dict[str, Format]] = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl"}
-_FORMULA = r"^[=+\-@\t\r]"
-_NUMBER = r"^(?i)[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|^[+-]?(nan|inf|infinity)$"
+# What spreadsheets take for the beginning of a formula, full-width signs among it (OWASP, "CSV
+# Injection"), after blanks too, which some of them drop.
+_FORMULA = r"^'*(?:\s*[=+\-@\uFF1D\uFF0B\uFF0D\uFF20]|[\t\r])"
+_NUMBER = (
+    r"^ *[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)? *$"
+    r"|^ *[+-]?\d[\d.,]* *$"  # with a decimal comma or grouped: digits alone call nothing
+    r"|^(?i)[+-]?(?:nan|inf|infinity)$"
+)
+_MARKED = "^'" + _FORMULA.removeprefix("^").join("()")
+_TEXTS = (pl.String, pl.Categorical, pl.Enum)
 _PART_ROWS = 131_072  # rows of one temporary Parquet part, hence of one row group
 
 
@@ -121,20 +130,43 @@ def text_writer(file: Sink, fmt: Format, *, begun: bool = False) -> Writer:
 def neutralised(frame: pl.DataFrame) -> pl.DataFrame:
     """Keep spreadsheets from running text as a formula.
 
-    Text cells and column names that begin with ``=``, ``+``, ``-``, ``@``, tab or carriage
-    return get a leading apostrophe; plain numbers are left alone.
+    Text cells and column names that begin with ``=``, ``+``, ``-``, ``@`` (full-width ones too,
+    blanks in front or not), tab or carriage return get a leading apostrophe; numbers such as
+    ``-1.5`` are left alone. So do those that begin so after apostrophes of their own, so that
+    `restored` gives back every cell as it was.
     """
-    text = [name for name, kind in frame.schema.items() if kind in (pl.String, pl.Categorical)]
-    columns = []
-    for name in text:
-        cell = pl.col(name).cast(pl.String)
-        risky = cell.str.contains(_FORMULA) & ~cell.str.contains(_NUMBER)
-        columns.append(pl.when(risky).then(pl.concat_str(pl.lit("'"), cell)).otherwise(cell))
-    safe = frame.with_columns(
-        [column.alias(name) for name, column in zip(text, columns, strict=True)]
-    )
-    names = {n: "'" + n for n in frame.columns if n[:1] in ("=", "+", "-", "@", "\t", "\r")}
-    return safe.rename(names) if names else safe
+    return _changed(frame, _neutral)
+
+
+def restored(frame: pl.DataFrame) -> pl.DataFrame:
+    """Undo `neutralised`: for a scored CSV file that was read back.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+
+    Returns
+    -------
+    polars.DataFrame
+        One apostrophe less where the writer had to add one.
+    """
+    return _changed(frame, lambda text: text.str.replace(_MARKED, "${1}"))
+
+
+def _changed(frame: pl.DataFrame, change: Callable[[pl.Series], pl.Series]) -> pl.DataFrame:
+    """Change the names and all columns of text."""
+    columns = [
+        change(column.cast(pl.String)) if column.dtype in _TEXTS else column
+        for column in frame.get_columns()
+    ]
+    # Series throughout: in an expression, a column called "*" or "^a.*$" would be many.
+    names = change(pl.Series(frame.columns, dtype=pl.String)).to_list()
+    return pl.DataFrame([c.alias(name) for c, name in zip(columns, names, strict=True)])
+
+
+def _neutral(text: pl.Series) -> pl.Series:
+    risky = text.str.contains(_FORMULA) & ~text.str.contains(_NUMBER)
+    return text.zip_with(~risky.fill_null(value=False), "'" + text)
 
 
 class _CsvWriter:

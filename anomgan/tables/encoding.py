@@ -216,6 +216,10 @@ class FeatureEncoder:
     def transform(self, rows: Rows) -> Encoded:
         """Encode rows; a row's features depend on that row alone."""
         numeric = rows.numeric
+        if self.phases:
+            # An infinite date has no time of day: it is missing. (An infinite number is far.)
+            endless = np.isinf(numeric) & ~np.isin(np.arange(numeric.shape[1]), self.value_columns)
+            numeric = np.where(endless, np.nan, numeric)
         values = numeric[:, self.value_columns]  # [n, v]
         values = np.where(np.isnan(values), self.fill, values)
         with np.errstate(over="ignore"):  # infinite is far, and clipped like everything far
@@ -476,13 +480,13 @@ def _category_table(texts: NDArray[Any], schema: Schema, name: str) -> CategoryT
         deviation = max(math.sqrt(p * (1.0 - p)), MIN_DEVIATION)
         row = np.zeros(width)
         row[j] = CATEGORY_DISTANCE / deviation
-        for category in members:
-            if category == "":
-                features[1] = row
-                continue
-            codes[category] = len(features)
-            features.append(row)
-            surprise.append(0.0)
+        if members == missing:
+            features[1] = row
+            continue
+        # One code for all that share a feature: a table may have a million rare categories.
+        codes |= dict.fromkeys(members, len(features))
+        features.append(row)
+        surprise.append(0.0)
     for category in known:
         # Seen in the file, but only among the rows kept for calibration: unseen here.
         codes.setdefault(category, 0)

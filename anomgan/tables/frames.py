@@ -58,12 +58,12 @@ def frame_from(source: Any) -> pl.DataFrame:
     if isinstance(source, pl.DataFrame):
         series = source.get_columns()
     elif _is_pandas(source):
-        series = [_pandas_series(str(label), column) for label, column in source.items()]
+        series = [_pandas_series(_text(label), column) for label, column in source.items()]
     elif isinstance(source, Mapping):
-        series = [_values_series(str(key), _listed(cells)) for key, cells in source.items()]
+        series = [_values_series(_text(key), _listed(cells)) for key, cells in source.items()]
     elif _is_records(source):
         keys = list(dict.fromkeys(key for record in source for key in record))
-        series = [_values_series(str(k), [record.get(k) for record in source]) for k in keys]
+        series = [_values_series(_text(k), [record.get(k) for record in source]) for k in keys]
     else:
         series = pl.DataFrame(source).get_columns()
     names = [str(column.name).strip() for column in series]
@@ -123,7 +123,7 @@ def _values_series(name: str, values: Sequence[Any]) -> pl.Series:
     if not present:
         return pl.Series(name, cells, dtype=pl.Null)
     if all(isinstance(v, str) for v in present):
-        return pl.Series(name, cells, dtype=pl.String)
+        return _text_series(name, cells)
     if all(isinstance(v, bool | np.bool_) for v in present):
         return pl.Series(name, [None if v is None else bool(v) for v in cells], dtype=pl.Boolean)
     if all(_is_whole(v) for v in present):
@@ -136,14 +136,32 @@ def _values_series(name: str, values: Sequence[Any]) -> pl.Series:
         isinstance(v, dt.date) for v in present
     ):
         return _temporal_series(name, cells)
-    return pl.Series(name, [None if v is None else str(v) for v in cells], dtype=pl.String)
+    return _text_series(name, cells)
+
+
+def _text_series(name: str, cells: Sequence[Any]) -> pl.Series:
+    texts = [None if v is None else str(v) for v in cells]
+    try:
+        return pl.Series(name, texts, dtype=pl.String)
+    except UnicodeEncodeError:
+        return pl.Series(name, [None if t is None else _text(t) for t in texts], dtype=pl.String)
+
+
+def _text(value: object) -> str:
+    """Write a value as text in UTF-8; half a surrogate pair, which has none, becomes U+FFFD."""
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return text
 
 
 def _temporal_series(name: str, cells: list[Any]) -> pl.Series:
     try:
         return pl.Series(name, cells)
     except (TypeError, pl.exceptions.PolarsError):  # dates beside datetimes, two time zones
-        return pl.Series(name, [None if v is None else str(v) for v in cells], dtype=pl.String)
+        return _text_series(name, cells)
 
 
 def _is_whole(value: object) -> bool:

@@ -31,6 +31,9 @@ _NEARLY_ALL = 0.95
 _MIN_ROWS = 20
 """Rows below which "nearly all different" says nothing."""
 
+_MAX_TEXT = 1_000
+"""Characters of a category at most: the model keeps them all."""
+
 _IDENTIFIER_SHARE, _FREE_TEXT_SHARE = 0.9, 0.5
 _FREE_TEXT_WORDS, _FREE_TEXT_VALUES = 4.0, 50
 _CHANCE_FREE_ROWS = 100
@@ -75,7 +78,7 @@ def study_column(series: pl.Series, forced: ColumnKind | None, *, detect: bool) 
         return Study(faults=[fault], remedies=[flag("--drop", name)])
     detect = detect and forced is None
     if forced is ColumnKind.CATEGORICAL:
-        return Study(_categorical(name, text_cells(series)))
+        return _forced_categories(series, text_cells(series))
     if forced is ColumnKind.NUMERIC:
         return _numeric(series, parse_cells(series, ColumnKind.NUMERIC), detect=False)
     if isinstance(dtype, pl.Categorical | pl.Enum) and series.null_count() < len(series):
@@ -128,11 +131,30 @@ def _study_text(series: pl.Series, text: pl.Series, *, detect: bool) -> Study:
 
 
 def _study_categories(series: pl.Series, text: pl.Series, *, detect: bool) -> Study:
+    if _longest(text) > _MAX_TEXT:
+        return _forced_categories(series, text)
     column = _categorical(series.name, text)
     if detect and len(column.categories) == 1 and not column.n_missing and len(text) > 1:
         aside = _constant_aside(series.name, column.categories[0], "--categorical")
         return Study(set_aside=aside)
     return Study(column)
+
+
+def _forced_categories(series: pl.Series, text: pl.Series) -> Study:
+    longest = _longest(text)
+    if longest <= _MAX_TEXT:
+        return Study(_categorical(series.name, text))
+    where = int((text.str.len_chars() == longest).arg_max() or 0)
+    fault = (
+        f"row {where + 1}, column {series.name!r}: a text of {longest:,} characters is no category "
+        f"(at most {_MAX_TEXT:,})"
+    )
+    return Study(faults=[fault], remedies=[flag("--drop", series.name)])
+
+
+def _longest(text: pl.Series) -> int:
+    """Characters of the longest cell, 0 without any."""
+    return int(text.str.len_chars().max() or 0)  # type: ignore[arg-type]
 
 
 def _categorical(name: str, text: pl.Series) -> Column:
@@ -228,6 +250,12 @@ def _text_aside(name: str, present: pl.Series, mixed: str) -> SetAside | None:
     words = float(present.str.count_matches(r"\S+").mean() or 0.0)  # type: ignore[arg-type]
     wordy = words > _FREE_TEXT_WORDS
     enough = len(present) >= _MIN_ROWS
+    if (longest := _longest(present)) > _MAX_TEXT:
+        detail = (
+            f"column {name!r} looks like free text (a cell has {longest:,} characters, a category "
+            f"at most {_MAX_TEXT:,}); shorten its cells to use it as a feature"
+        )
+        return SetAside(name, SetAsideReason.FREE_TEXT, detail)
     if mixed and enough and share > _FREE_TEXT_SHARE:
         detail = f"column {name!r} is neither numbers nor categories: {mixed}; or {force}"
         return SetAside(name, SetAsideReason.FREE_TEXT, detail)

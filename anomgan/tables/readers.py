@@ -22,6 +22,7 @@ from anomgan.errors import TableError, UsageError
 from anomgan.tables.csv_blocks import Block, check_text, read_blocks
 from anomgan.tables.dialect import check_delimiter, check_names, find_dialect
 from anomgan.tables.faults import plural
+from anomgan.tables.forks import require_threads
 from anomgan.tables.frames import frame_from, is_in_memory, source_name
 from anomgan.tables.sources import STANDARD_INPUT, ByteSource, check_file, magic_of
 
@@ -175,8 +176,10 @@ def open_table(
     TableError
         The file is missing, empty, a directory, or no table; the header is unusable.
     UsageError
-        An option is no delimiter, encoding or batch size.
+        An option is no delimiter, encoding or batch size; or this process was forked from one that
+        had read tables (`anomgan.tables.forks`).
     """
+    require_threads()
     if on_bad_row not in ("error", "skip"):
         raise UsageError(f"on_bad_row is {on_bad_row!r}: use 'error' or 'skip'")
     if isinstance(source, str | os.PathLike):

@@ -92,8 +92,9 @@ def read_numbers(
 def read_texts(frame: pl.DataFrame, names: Sequence[str], source: str) -> NDArray[np.object_]:
     """Read the categorical columns as stripped text, missing = "", object [n, n_names]."""
     texts = np.full((frame.height, len(names)), "", dtype=object)
+    present = set(frame.columns)
     for i, name in enumerate(names):
-        if name not in frame.columns:
+        if name not in present:
             continue
         series = frame[name]
         if not is_readable(series.dtype):

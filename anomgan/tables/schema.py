@@ -11,6 +11,7 @@ import polars as pl
 from anomgan.errors import SchemaError, UsageError
 from anomgan.tables.columns import Column, ColumnKind, SchemaOptions, SetAside, SetAsideReason
 from anomgan.tables.faults import did_you_mean, flag, listing, quoted_names
+from anomgan.tables.forks import require_threads
 from anomgan.tables.kinds import Study, study_column
 from anomgan.tables.readers import Batch
 from anomgan.tables.rows import Rows, read_numbers, read_texts
@@ -25,6 +26,9 @@ __all__ = [
     "SetAside",
     "SetAsideReason",
 ]
+
+MAX_COLUMNS = 10_000
+"""Most columns of a training table."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +91,19 @@ class Schema:
         Raises
         ------
         SchemaError
-            No row; cells that cannot be read in columns of numbers or dates, told together;
-            no column left to learn from.
+            No row; more than `MAX_COLUMNS` columns; cells that cannot be read in columns of
+            numbers or dates, told together; no column left to learn from.
         UsageError
             Options that name no column, or contradict each other.
         """
         _check_options(options, frame.columns, source)
         if not frame.height:
             raise SchemaError(f"{source} has no rows: a schema needs at least one")
+        if frame.width > MAX_COLUMNS:
+            raise SchemaError(
+                f"{source} has {frame.width:,} columns, and a model reads at most "
+                f"{MAX_COLUMNS:,}: hand in the columns that matter, or a projection of all"
+            )
         studies = [
             _study(frame[name], options) for name in frame.columns if name != options.id_column
         ]
@@ -127,9 +136,13 @@ class Schema:
         ------
         SchemaError
             Missing columns (always), and unreadable cells (on "error"), told together.
+        UsageError
+            This process was forked from one that had read tables.
         """
+        require_threads()
         frame = batch.frame
-        missing = [name for name in self.feature_names if name not in frame.columns]
+        present = set(frame.columns)
+        missing = [name for name in self.feature_names if name not in present]
         by_kind = [c for c in self.columns if c.kind is not ColumnKind.CATEGORICAL]
         numeric, bad = read_numbers(frame, by_kind)
         categorical = read_texts(frame, self.categorical_names, batch.source)

@@ -121,6 +121,17 @@ def invert(generator, preconditioner, pull, x, start, *, n_steps, rate, momentum
     return (after, last) if after < before else (before, first)
 
 
+def nearest_in_box(rows, x, margin):
+    """The nearest point to x within a margin of the rows' range; x itself without a margin."""
+    if margin is None:
+        return x
+    found = []
+    for feature, value in enumerate(x):
+        known = [float(row[feature]) for row in rows]
+        found.append(min(max(value, min(known) - margin), max(known) + margin))
+    return np.array(found)
+
+
 def score(model, x, surprise, own=-1):
     """Contributions by column, then the discriminator's bucket; their sum is the score.
 
@@ -134,15 +145,17 @@ def score(model, x, surprise, own=-1):
     width, columns = model["kernel_width"], model["feature_column"]
     n_columns = len(surprise)
     distance, gaps = soft_distance(rows, counts, width, model["kernel_peak"], x, own)
-    energy, log_odds, residual = 0.0, 0.0, np.zeros(len(x))
+    near = nearest_in_box(rows, x, model["margin"])
+    beyond = (x - near) ** 2
+    energy, log_odds, residual = beyond.sum(), 0.0, beyond
     for m in range(n_members):
-        code = forward(model["encoder"][m], x)[-1]
+        code = forward(model["encoder"][m], near)[-1]
         left, square = invert(
-            model["generator"][m], model["preconditioner"][m], model["pull"][m], x, code, **walk
+            model["generator"][m], model["preconditioner"][m], model["pull"][m], near, code, **walk
         )
         energy += left / n_members
-        residual += square**2 / n_members
-        log_odds += forward(model["discriminator"][m], x)[-1][0] / n_members
+        residual = residual + square**2 / n_members
+        log_odds += forward(model["discriminator"][m], near)[-1][0] / n_members
     total = (1.0 - model["inversion_share"]) * distance + model["inversion_share"] * energy
     total /= 2.0 * model["bandwidth"] ** 2
     floors = [SHARE_FLOOR * width**2 * (column in columns) for column in range(n_columns)]

@@ -1,6 +1,7 @@
 """Phases of dates in the graph: those of numpy, bit for bit, in a batch of any size."""
 
 import math
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -74,3 +75,16 @@ def test_sine_and_cosine_of_turns():
     sine, cosine = sine_and_cosine(turns)
     np.testing.assert_allclose(sine, np.sin(2.0 * math.pi * turns), atol=1e-11)
     np.testing.assert_allclose(cosine, np.cos(2.0 * math.pi * turns), atol=1e-11)
+
+
+def test_an_endless_date_is_missing_and_an_endless_number_far(dates, graph):
+    """No table holds them, but whoever runs the graph alone may send any float."""
+    encoder, rows = dates
+    odd = np.repeat(rows.numeric[:1], 6, axis=0)
+    odd[:, 0] = [np.nan, np.inf, -np.inf, 1e300, -1e300, 5e-324]
+    odd[1:, 1] = [np.inf, -np.inf, 1e308, -1e308, -0.0]
+    features = graph(odd)
+    assert np.isfinite(features).all()
+    np.testing.assert_array_equal(features, encoder.transform(replace(rows, numeric=odd)).features)
+    np.testing.assert_array_equal(features[1:3, 1:], features[[0, 0], 1:])  # values come first
+    assert features[1:5, 0].tolist() == [1e6, -1e6, 1e6, -1e6]

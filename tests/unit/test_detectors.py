@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
+from far_rays import assert_far_above, assert_never_falls, ray, scores
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -29,12 +31,14 @@ from anomgan.literature import FACES
 from anomgan.persistence import export_scorer
 from anomgan.presets import DETECTOR_NAMES
 from anomgan.scoring.program import ProgramScore
+from anomgan.tables import Batch, Rows
 from anomgan.training.checkpoints import Checkpointer
 from anomgan.training.loop import Sampler, Trainer, TrainingPlan
 
 SHORT: dict[str, Any] = {"n_steps": 20, "batch_rows": 16, "random_state": 0, "device": "cpu"}
 SHORTER: dict[str, dict[str, Any]] = {"anogan": {"inversion_steps": 20}}
 """What else makes a fit short, by detector."""
+BOXED = ("conditional", "fence-gan", "imputation", "mo-gaal", "so-gaal")
 
 EXPECTED_FAILURES = {
     "check_dataframe_column_names_consistency": (
@@ -69,6 +73,12 @@ def fitted(request: pytest.FixtureRequest) -> Any:
     return short(request.param).fit(table())
 
 
+@pytest.fixture(scope="module")
+def exported(fitted: Any) -> tuple[bytes, Any]:
+    """The graph of `fitted`, and how it compares with torch."""
+    return export_scorer(fitted.model_, created_at="")[:2]
+
+
 def test_every_detector_is_registered_and_named() -> None:
     assert ("anomgan", *DETECTORS) == DETECTOR_NAMES
     assert list(FACES) == list(DETECTORS)
@@ -99,8 +109,8 @@ def test_constructor_is_what_scikit_learn_reads(fitted: Any) -> None:
         kind(n_steps=0).fit(table())
 
 
-def test_export_says_what_torch_says(fitted: Any) -> None:
-    model, parity, _ = export_scorer(fitted.model_, created_at="")
+def test_export_says_what_torch_says(exported: tuple[bytes, Any]) -> None:
+    model, parity = exported
     assert parity.p99_relative <= 1e-5
     assert parity.max_relative <= 1e-3
     assert parity.spearman > 0.999999
@@ -310,6 +320,31 @@ def test_rows_at_the_end_of_the_world_have_finite_scores(fitted: Any) -> None:
     scores = fitted.anomaly_score(rows)
     assert np.isfinite(scores).all()
     assert (fitted.contributions(rows) >= 0.0).all()
+
+
+def _plain(fitted: Any, rows: pd.DataFrame) -> Rows:
+    return fitted.model_.schema.rows(Batch(pl.from_pandas(rows), 1, "rows"))
+
+
+def test_huge_cells_score_above_everything(fitted: Any, exported: tuple[bytes, Any]) -> None:
+    rows = _plain(fitted, table())
+    assert_far_above(fitted.model_, exported[0], rows.numeric, rows.categorical)
+
+
+def test_scores_of_boxed_networks_fall_along_no_ray(
+    fitted: Any, exported: tuple[bytes, Any]
+) -> None:
+    """The others' far scores are their papers': finite and high, but not in order."""
+    if fitted.kind.name not in BOXED:
+        assert "box" not in getattr(fitted.model_.score, "networks", {})
+        return
+    rows = _plain(fitted, table())
+    v = len(fitted.model_.encoder.value_columns)
+    steps = [0.0, *np.geomspace(1e-3, 1e7, 60), 1e300]
+    for i, signs in enumerate([*np.eye(v), *-np.eye(v), np.ones(v), -np.ones(v)]):
+        numeric = ray(fitted.model_, rows.numeric[i], signs, steps)
+        texts = np.repeat(rows.categorical[i : i + 1], len(steps), axis=0)
+        assert_never_falls(scores(fitted.model_, exported[0], numeric, texts))
 
 
 def test_the_rate_holds_by_group_too(tmp_path: Path) -> None:

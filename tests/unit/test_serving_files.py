@@ -1,6 +1,7 @@
 """Score files: columns, formats, formula injection, atomic outputs, reasons."""
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from anomgan.serving import Scorer, Verdicts
 from anomgan.serving.files import score_table
 from anomgan.serving.outputs import AtomicFile
 from anomgan.serving.reasons import describe_rows
-from anomgan.serving.writers import format_of, neutralised, open_writer
+from anomgan.serving.writers import format_of, neutralised, open_writer, restored
 from anomgan.tables.readers import Batch, open_table
 from anomgan.tables.schema import Schema
 
@@ -151,6 +152,14 @@ def test_progress_counts_rows(scorer, new):
         ("-nan", "-nan"),
         ("-5+cmd|' /C calc'!A0", "'-5+cmd|' /C calc'!A0"),
         ("-5\n=1", "'-5\n=1"),
+        ("-1,5", "-1,5"),
+        ("-1.234,50", "-1.234,50"),
+        (" -1.5 ", " -1.5 "),
+        (" =1+1", "' =1+1"),
+        ("\n@x", "'\n@x"),
+        ("\uff1dcmd()", "'\uff1dcmd()"),
+        ("'=1+1", "''=1+1"),
+        ("'plain", "'plain"),
         ("plain", "plain"),
         ("", ""),
         ("a=b", "a=b"),
@@ -162,13 +171,41 @@ def test_formulas_are_neutralised_and_numbers_left_alone(cell, expected):
     assert frame["n"].to_list() == [-1.5]
 
 
-@given(st.text(alphabet="=+-@\t\r\n0159.eEaf' ", max_size=6))
+HOSTILE = st.text(alphabet="=+-@\t\r\n0159.eEaf' \uff1d", max_size=6)
+
+
+@given(HOSTILE)
 def test_no_cell_begins_like_a_formula_unless_it_is_a_number(cell):
     safe = neutralised(pl.DataFrame({"a": [cell]}))["a"][0]
-    if safe[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if safe[:1] in ("\t", "\r") or safe.lstrip()[:1] in tuple("=+-@\uff1d"):
         float(safe)
         assert "\n" not in safe
     assert safe in (cell, "'" + cell)
+
+
+@given(st.lists(HOSTILE, min_size=1), HOSTILE.filter(bool))
+def test_what_was_neutralised_can_be_read_back(cells, name):
+    frame = pl.DataFrame([pl.Series(name, cells), pl.Series("number", [-1.5] * len(cells))])
+    text = io.StringIO(neutralised(frame).write_csv(), newline="")
+    (header, *records) = csv.reader(text)
+    read = pl.DataFrame([list(column) for column in zip(*records, strict=True)], schema=header)
+    back = restored(read)
+    assert back.columns == frame.columns
+    assert back[name].to_list() == cells
+    assert back["number"].to_list() == ["-1.5"] * len(cells)
+    assert restored(neutralised(frame)).equals(frame)
+
+
+def test_names_that_are_patterns_or_formulas_stay_apart(scorer, new):
+    """In an expression of Polars, a column called "*" would stand for all of them."""
+    hostile = {"*": "=x", "^.*$": "b", "=a": "c", "'=a": "d", "-1.5": "e"}
+    new.with_columns(**{k: pl.lit(v) for k, v in hostile.items()}).write_csv("new.csv")
+    score_table(scorer, open_table("new.csv"), "out.csv", keep_columns=True)
+    frame = pl.read_csv("out.csv")
+    assert frame.columns[-5:] == ["*", "^.*$", "'=a", "''=a", "-1.5"]
+    assert frame.row(0)[-5:] == ("'=x", "b", "c", "d", "e")
+    assert restored(frame).columns[-5:] == list(hostile)
+    assert restored(frame).row(0)[-5:] == tuple(hostile.values())
 
 
 def test_headers_and_kept_cells_are_neutralised_in_csv_only(scorer, new):
