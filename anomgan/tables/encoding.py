@@ -368,6 +368,7 @@ def _check_parts(e: FeatureEncoder) -> None:
         ("missing_surprise", e.missing_surprise, len(e.numeric_position)),
         ("categorical_position", e.categorical_position, len(e.tables)),
         ("feature_column", e.feature_column, n_features),
+        *(("surprise", t.surprise, len(t.features)) for t in e.tables),
     ]
     faults = [
         f"{name} has shape {a.shape}, not {(n,)}" for name, a, n in lengths if a.shape != (n,)

@@ -42,6 +42,7 @@ QUANTILES: Final = (
 
 _BEFORE, _AFTER = -1.0, 2.0  # keys below and above every key of a row
 _SCORE_BITS = 10
+_MOST_ROWS = 2**53  # counts are compared as doubles
 _FORMAT = 1
 
 
@@ -78,6 +79,8 @@ class ColumnProfile:
             raise InputError("ranks, levels, keys and counts of a profile are lists of numbers")
         if not len(self.ranks) == len(self.levels) == len(self.keys) >= 1:
             raise InputError("a profile needs a rank, a level and a key for each edge")
+        if not 0 < self.n < _MOST_ROWS:
+            raise InputError(f"a profile is of 1 to {_MOST_ROWS} rows, got {self.n}")
         bounds = np.concatenate([[0], self.ranks, [self.n + 1]])
         if (np.diff(bounds) < 1).any():
             raise InputError(f"ranks must rise within 1 to {self.n}, got {self.ranks.tolist()}")

@@ -178,7 +178,10 @@ def test_a_processor_that_is_not_there_is_said(here):
     [
         (["absent.csv"], "Error: absent.csv does not exist: check the name and the folder\n"),
         (["new.csv", "-m", "m"], "Error: m does not exist; make a model with `anomgan fit normal"),
-        (["new.csv", "-m", "new.csv"], "Error: onnxruntime cannot open the scorer: "),
+        (
+            ["new.csv", "-m", "new.csv"],
+            "Error: new.csv is no scorer that anomgan would have written: it is no ONNX model",
+        ),
         (["new.csv", "-o", "."], "Error: . is a directory; name a file with -o\n"),
         (
             ["new.csv", "-o", "no/o.csv"],

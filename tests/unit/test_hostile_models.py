@@ -376,6 +376,10 @@ def test_tensors_that_do_not_fit_each_other_are_refused(
         (lambda s: s["encoder"].update(n_columns=10**12), "encoder takes"),
         (lambda s: s["encoder"].update(value_columns=[2**70]), "stored encoder is damaged"),
         (lambda s: s["encoder"].update(scale=[0.0] * len(s["encoder"]["scale"])), "not above 0"),
+        (
+            lambda s: s["encoder"]["tables"][0].update(surprise=[[1.0, 2.0]] * 5),
+            "surprise has shape",
+        ),
         (lambda s: s["encoder"].update(tables=[]), "stored encoder is damaged"),
         (lambda s: s.update(encoder=[]), "is damaged"),
     ],
@@ -404,7 +408,15 @@ def test_json_beside_the_manifest_is_read_as_strictly(
 
 @pytest.mark.parametrize(
     ("field", "odd"),
-    [("counts", 3), ("counts", [[1, 2]]), ("ranks", [2**70]), ("keys", None), ("order", ["warp"])],
+    [
+        ("counts", 3),
+        ("counts", [[1, 2]]),
+        ("n", 10**30),
+        ("n", 2**63 - 1),
+        ("ranks", [2**70]),
+        ("keys", None),
+        ("order", ["warp"]),
+    ],
 )
 def test_a_profile_of_odd_shapes_is_refused(model: Path, field: str, odd: object) -> None:
     profile = json.loads((model / "profile.json").read_text())
