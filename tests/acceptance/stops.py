@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import numpy as np
 import polars as pl
-from killing import start
+from killing import PLAIN, start
 
 COLUMNS = 20
 
@@ -49,8 +49,8 @@ def main() -> None:
         for n in range(1, arguments.stops + 1):
             number = (signal.SIGINT, signal.SIGTERM)[n % 2]
             kept = (folder / "m.checkpoint").exists()
-            process = start(*words, cwd=folder)
-            at = rng.uniform(1.0, arguments.seconds)
+            process = start(*words, cwd=folder, command=PLAIN)
+            at = rng.uniform(2.0, arguments.seconds)
             time.sleep(at)
             ended = process.poll() is not None
             began = time.monotonic()

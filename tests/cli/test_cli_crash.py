@@ -243,7 +243,8 @@ def test_a_fit_on_a_full_disk_leaves_the_former_model(place, machine_files, mach
     shutil.copytree(machine_model, place / "keep" / "m")
     size = sum(p.stat().st_size for p in machine_model.iterdir())
     room = size + 4096 * len(names(machine_model)) + 65536
-    words = ["fit", str(machine_files[0]), "-m", "disk/m", "--force", "-q", *FIT]
+    words = ["fit", str(machine_files[0]), "-m", "disk/m", "--force", "-q"]
+    words += ["--set", "device=cpu", "--set", "n_steps=5"]
     ((code, said, unchanged),) = on_disk(place, room, "rw", words)
     assert code == 2, said
     assert "No space left on device" in said

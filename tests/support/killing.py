@@ -12,7 +12,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ from anomgan_cli.main import app
 app()
 """
 ANOMGAN = [sys.executable, "-c", _COMMAND]
+PLAIN = [sys.executable, "-m", "anomgan_cli"]
+"""The command as it is: nothing is loaded before it, and checkpoints come every 10 seconds."""
 MOMENTS = ("any time", "training", "checkpoint", "saving")
 
 
@@ -65,10 +67,10 @@ def model_id(model: Path) -> str:
     return digest.hexdigest()
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path, command: Sequence[str] = ANOMGAN) -> subprocess.Popen[str]:
     """Start a command; what it says is read at its end."""
     return subprocess.Popen(
-        [*ANOMGAN, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -129,9 +129,8 @@ def test_drift_is_told_of_all_rows(
     whole = score(table, model=str(machine_model))
     assert whole.drift is not None
     assert whole.drift.departures
-    for stop_after in (50, 100, 150):
-        with pytest.raises(KeyboardInterrupt):
-            score(table, model=str(machine_model), stop_after=stop_after, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        score(table, model=str(machine_model), stop_after=100, resume=True)
     assert score(table, model=str(machine_model), resume=True).drift == whole.drift
 
 
