@@ -31,6 +31,7 @@ from anomgan.evaluation.speed_training import measure_training, pyod_scoring
 from anomgan.evaluation.thread_limit import limited_threads
 from anomgan.evaluation.timing import (
     Timing,
+    in_turn,
     interleave,
     latencies,
     quantiles_by_part,
@@ -48,15 +49,22 @@ COMMAND: Final = "anomgan score"
 FAST_COMMAND: Final = "anomgan score, --fast"
 OUTSIDE: Final = "outside matrix products"
 _FEW_ROWS = 64
+_LATENCY_ROWS = 50
+"""Rows that single calls go through: what a row costs depends on whether it is to be explained."""
 _MORE_CALLS = 10
 
 _IMPORT_CODE = "import numpy, onnxruntime, polars"
 _COPY_CODE = """
 import sys
+import polars as pl
+from anomgan.serving.writers import open_writer
 from anomgan.tables.readers import open_table
-with open_table(sys.argv[1]) as reader, open(sys.argv[2], "wb") as file:
+with open_table(sys.argv[1]) as reader, open_writer(sys.argv[2], "csv") as writer:
     for batch in reader:
-        batch.frame.select(batch.frame.columns[0]).write_csv(file, include_header=False)
+        score = batch.frame[batch.frame.columns[0]].cast(pl.Float32)
+        row = pl.int_range(batch.first_row, batch.first_row + len(score), eager=True)
+        columns = {"row": row, "score": score, "p_value": score, "is_anomaly": score > 0.0}
+        writer.write(pl.DataFrame(columns))
 """
 
 Numbers = NDArray[np.float64]
@@ -107,12 +115,11 @@ class Meter:
 
     def _latency(self, case: Case, plan: SpeedPlan, folder: Path) -> list[Figure]:
         model = self._model_of(case, plan, folder)
-        row = synthetic_rows(1, case.columns, seed=1)
-        calls = scoring_calls(model, row)
-        named = {f"x{i}": float(value) for i, value in enumerate(row[0])}
-        calls["anomgan Scorer.score of a mapping"] = partial(model.scorer.score, named)
-        calls["anomgan --fast Scorer.score of a mapping"] = partial(model.fast_scorer.score, named)
-        _, bounds = _limits(model, row, plan)
+        rows = synthetic_rows(_LATENCY_ROWS, case.columns, seed=1)
+        by_row = [_latency_calls(model, rows[i : i + 1]) for i in range(len(rows))]
+        calls = {name: in_turn([own[name] for own in by_row]) for name in by_row[0]}
+        typical = int(np.argsort(model.scorer.score(rows).score)[len(rows) // 2])
+        _, bounds = _limits(model, rows[typical : typical + 1], plan)
         seconds = latencies(calls, budget_s=plan.budget_s, repeats=plan.repeats)
         return [
             figure(
@@ -167,6 +174,15 @@ class Meter:
             for name, seconds in once.items()
         ]
         return found + _graph_figures(case, cost) + fits
+
+
+def _latency_calls(model: Model, row: Numbers) -> dict[str, Callable[[], object]]:
+    """Return calls of all contenders on one row [1, d]; ours also take it as a mapping."""
+    named = {f"x{i}": float(value) for i, value in enumerate(row[0])}
+    return scoring_calls(model, row) | {
+        "anomgan Scorer.score of a mapping": partial(model.scorer.score, named),
+        "anomgan --fast Scorer.score of a mapping": partial(model.fast_scorer.score, named),
+    }
 
 
 def _machine(case: Case, plan: SpeedPlan, folder: Path) -> list[Figure]:

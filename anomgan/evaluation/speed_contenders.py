@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from onnxruntime import InferenceSession
 
 from anomgan.distillation import N_STEPS
 from anomgan.estimator import GANDetector
@@ -155,6 +156,13 @@ class Model:
         """The exported scorer."""
         return (self.folder / "scorer.onnx").read_bytes()
 
+    @cached_property
+    def cuda_session(self) -> InferenceSession | None:
+        """The exported scorer on CUDA; None where that does not work."""
+        if cuda_unusable_reason() is not None:
+            return None
+        return make_session(self.graph, providers="cuda")[0]
+
 
 def make_model(
     training_rows: int, columns: int, steps: int | None, threads: int, folder: Path
@@ -195,10 +203,9 @@ def scoring_calls(model: Model, rows: Numbers) -> dict[str, Callable[[], object]
     }
     for name, score in model.baselines.items():
         calls[name] = partial(score, scaled)
-    if cuda_unusable_reason() is None:
-        session, _ = make_session(model.graph, providers="cuda")
+    if model.cuda_session is not None:
         calls[f"anomgan onnxruntime {CUDA.removesuffix('ExecutionProvider')}"] = partial(
-            session.run, None, {"numeric": rows}
+            model.cuda_session.run, None, {"numeric": rows}
         )
     return calls
 

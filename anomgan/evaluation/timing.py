@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "Child",
     "Timing",
     "boxed",
+    "in_turn",
     "interleave",
     "latencies",
     "quantiles_by_part",
@@ -144,6 +146,12 @@ def latencies(
         for name, call in contenders.items():
             found[name] += [_timed(call, clock) for _ in range(_BLOCK)]
     return found
+
+
+def in_turn(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """Return a call that makes the next of some calls, and the first one after the last."""
+    turns = cycle(calls)
+    return lambda: next(turns)()
 
 
 def quantiles_by_part(seconds: Sequence[float], share: float) -> Timing:

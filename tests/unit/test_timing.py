@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from anomgan.errors import TrainingError
 from anomgan.evaluation.timing import (
     Timing,
     boxed,
+    in_turn,
     interleave,
     latencies,
     quantiles_by_part,
@@ -125,3 +127,11 @@ def test_a_process_that_fails_says_why() -> None:
             [sys.executable, "-c", "import sys; sys.stderr.write('no such luck'); sys.exit(3)"],
             threads=1,
         )
+
+
+def test_calls_take_turns() -> None:
+    made: list[int] = []
+    call = in_turn([partial(made.append, i) for i in range(3)])
+    for _ in range(7):
+        call()
+    assert made == [0, 1, 2, 0, 1, 2, 0]
