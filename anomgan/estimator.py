@@ -69,9 +69,9 @@ max_calibration_rows
         free. The score is given the divided matrices: it and its graph know nothing of this.
     bfloat16 : bool
         Whether the factors of the discriminator's products are rounded to bfloat16 while it is
-        trained, on a processor that has units for such products (AMX): some 0.8 of the time. The
-        score is computed in float32 and float64 all the same. False gives the weights that a
-        processor without such units would.
+        trained, on a processor that has units for such products (AMX), which is faster. On others
+        nothing is rounded. While a fit rounds, so does what other threads of the process multiply
+        in torch on the CPU, scores of torch among them; those of the exported scorer never do.
     calibration : str
         "split": a fifth of the rows (up to a quarter of few) is held out of the training and
         calibrates. "cross": all rows train and calibrate, each by the one of `n_members` networks

@@ -22,6 +22,8 @@ __all__ = [
     "DETECTOR_NAMES",
     "INITIALISATIONS",
     "MEMBERS",
+    "MOST_STEPS",
+    "MOST_WIDTH",
     "OBJECTIVE_NAMES",
     "SMOOTHED_OBJECTIVES",
     "FlagshipParameters",
@@ -49,6 +51,13 @@ OBJECTIVE_NAMES: Final = (
 
 SMOOTHED_OBJECTIVES: Final = ("minimax", "non-saturating", "least-squares")
 """Keys of `anomgan.training.objectives.SMOOTHED`, known here without torch."""
+
+MOST_STEPS: Final = 10_000
+"""Most steps of inversion that a score may take."""
+
+MOST_WIDTH: Final = 2**21
+"""Most known rows, and most units of a layer in all members, that a score may have: a pass makes
+room for 256 times as many numbers."""
 
 _UNSMOOTHED: Final = frozenset(OBJECTIVE_NAMES) - frozenset(SMOOTHED_OBJECTIVES)
 _MOST_UNROLLED: Final = 10
@@ -222,7 +231,7 @@ class FlagshipParameters:
             )
             if not getattr(self, name) >= 0
         ]
-        faults += [*self._stabiliser_faults(), *self._other_faults()]
+        faults += [*self._stabiliser_faults(), *self._too_large(), *self._other_faults()]
         if faults:
             raise UsageError("; ".join(faults), faults)
 
@@ -246,6 +255,21 @@ class FlagshipParameters:
                 f"{', '.join(map(repr, INITIALISATIONS))}"
             )
         return faults
+
+    def _too_large(self) -> list[str]:
+        members = max(1, self.members)
+        most = {
+            "inversion_steps": MOST_STEPS,
+            "memory_size": MOST_WIDTH,
+            "generator_width": MOST_WIDTH // members,
+            "discriminator_width": MOST_WIDTH // members,
+        }
+        return [
+            f"{name} is {getattr(self, name):,}, it must be at most {bound:,}"
+            + (f" with {members} members" if name.endswith("width") else "")
+            for name, bound in most.items()
+            if getattr(self, name) > bound
+        ]
 
     def _other_faults(self) -> list[str]:
         faults = []

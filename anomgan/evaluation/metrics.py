@@ -6,6 +6,7 @@ larger scores are more abnormal.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,9 +59,11 @@ def auroc(y: ArrayLike, scores: ArrayLike) -> float:
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
     """Spearman's rank correlation of two rankings of the same rows [n], ties at their mean rank.
 
-    1 where neither ranks anything, and 0 where only one of them does.
+    1 where neither ranks anything, and 0 where only one of them does; NaN where there is one.
     """
     ranks = [rankdata(np.asarray(values)) for values in (a, b)]
+    if np.isnan(ranks).any():
+        return math.nan
     flat = [np.unique(r).size < 2 for r in ranks]
     if any(flat):
         return 1.0 if all(flat) else 0.0

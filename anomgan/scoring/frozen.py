@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,7 @@ from torch import Tensor
 
 from anomgan.errors import ModelCorruptError
 from anomgan.nets.tabular import GENERATOR_ACTIVATION
+from anomgan.presets import MOST_STEPS, MOST_WIDTH
 from anomgan.scoring.attribution import Attribution
 from anomgan.scoring.inversion import Inversion, InversionSettings, MLPWeights
 from anomgan.scoring.memory import Memory
@@ -45,7 +46,6 @@ from anomgan.scoring.memory import Memory
 __all__ = [
     "FLOOR",
     "MARGIN",
-    "MOST_WIDTH",
     "SHARE_FLOOR",
     "FrozenScore",
     "ScoreSettings",
@@ -61,13 +61,6 @@ SHARE_FLOOR = 0.01
 MARGIN = 10.0
 """How far beyond the known rows the networks are asked, in standardised units. As far as an
 indicator or a category reaches that no known row has (`anomgan.tables.encoding.MIN_DEVIATION`)."""
-
-MOST_STEPS = 10_000
-"""Most steps of inversion that a stored score may take."""
-
-MOST_WIDTH = 2**21
-"""Most known rows, and most units of a layer in all members, that a stored score may have: a pass
-makes room for 256 times as many numbers."""
 
 _CHUNK = 256
 """Rows a pass: every pass has this shape, so a row's result cannot depend on its company."""
@@ -132,7 +125,15 @@ class ScoreSettings:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ScoreSettings:
-        """Read what `to_dict` wrote."""
+        """Read what `to_dict` wrote.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Anything missing, of another kind, or not known here: a score without it is another.
+        """
+        if unknown := set(data) - {f.name for f in fields(cls)}:
+            raise ValueError(f"settings {sorted(unknown)} are not known here: upgrade anomgan")
         inversion, margin = data["inversion"], data.get("margin")
         return cls(
             bandwidth=float(data["bandwidth"]),
@@ -395,7 +396,9 @@ class FrozenScore:
         """Score one row, of the encoder's mean; ValueError where that makes no sense."""
         column, s = self.feature_column, self.settings
         stated = (*asdict(s).values(), s.inversion.learning_rate, s.inversion.momentum)
-        numbers = [value for value in stated if not isinstance(value, dict)]
+        numbers = [v for v in stated if not isinstance(v, dict | None)]
+        if s.margin is not None and s.margin < 0.0:
+            raise ValueError(f"a box with a margin of {s.margin}")
         if not all(map(math.isfinite, numbers)) or s.bandwidth <= 0 or s.kernel_width <= 0:
             raise ValueError(f"settings {numbers}")
         if not 0 <= s.inversion.n_steps <= MOST_STEPS:

@@ -17,7 +17,8 @@ from anomgan.errors import ModelCorruptError
 from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Matrix, Parts
 from anomgan.nets.batched import Activation
 from anomgan.nets.threads import one_thread
-from anomgan.scoring.frozen import FLOOR, MOST_WIDTH, Scored
+from anomgan.presets import MOST_WIDTH
+from anomgan.scoring.frozen import FLOOR, Scored
 from anomgan.scoring.products import product
 
 __all__ = [

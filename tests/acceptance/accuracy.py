@@ -44,11 +44,13 @@ average precision are points out of 100. The splits and protocols are described 
 ratios only.
 
 The runs were made in parts (`--sets`, several processes) and put together; runs that two sections
-share, such as `clean` with seed 0, were made once. Commits after the runs changed how a score is
-shared among columns, not the score: `cost.csv` was made last and with all of them, and
-below its table stands whether it agrees with `clean.csv`. `published.csv` and `tables.csv`, and the
-seeds 1 and 2 of `clean.csv`, are from just before the last change of the kernel's width but for the
-sets that it touches. All but `rounded.csv` trained with products of float32, as
+share, such as `clean` with seed 0, were made once. Later commits changed how a score is shared
+among columns, what it is far beyond all known rows, the nodes of the graph and the order of a
+training step's arithmetic; below the tables of `cost.csv` and `rounded.csv`, which are later than
+`clean.csv`, stands how far they agree with it. Rows a second and parity in `cost.csv` are those of
+an earlier graph: [performance](performance.md) has today's. `published.csv` and `tables.csv`, and
+the seeds 1 and 2 of `clean.csv`, are from just before the last change of the kernel's width but for
+the sets that it touches. All but `rounded.csv` trained with products of float32, as
 `--set bfloat16=False` and processors without units for bfloat16 do.
 """
 

@@ -210,6 +210,11 @@ def test_every_parameter_has_an_effect(
     ("parameters", "message"),
     [
         ({"n_members": 0}, "n_members is 0, it must be at least 1"),
+        ({"inversion_steps": 10_001}, "inversion_steps is 10,001, it must be at most 10,000"),
+        (
+            {"n_members": 4, "discriminator_width": 600_000},
+            "discriminator_width is 600,000, it must be at most 524,288 with 4 members",
+        ),
         ({"inversion_share": 1.5}, r"inversion_share is 1.5, it must lie in \[0, 1\]"),
         ({"inversion_share": -0.1}, r"inversion_share is -0.1, it must lie in \[0, 1\]"),
         ({"memory_size": 1}, "memory_size is 1, it must be at least 2"),

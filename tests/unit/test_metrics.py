@@ -88,3 +88,4 @@ def test_rank_correlation_is_spearman_s_and_tells_what_ranks_nothing():
     assert rank_correlation(np.ones(5), np.zeros(5)) == 1.0
     assert rank_correlation(np.ones(5), np.arange(5)) == 0.0
     assert rank_correlation([3.0], [1.0]) == 1.0
+    assert np.isnan(rank_correlation([1.0, np.nan, 3.0], [-1.0, np.nan, -3.0]))

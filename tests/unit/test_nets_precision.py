@@ -13,13 +13,23 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 fast_here = pytest.mark.skipif(not precision.bfloat16_is_fast(), reason="no units for bfloat16")
 
 
+def switches() -> dict[str, str]:
+    """What torch is told of the precision of products, of whichever kind and device."""
+    return {
+        "cpu": torch.backends.mkldnn.matmul.fp32_precision,
+        "cpu, all": torch.backends.mkldnn.fp32_precision,
+        "cuda": torch.backends.cuda.matmul.fp32_precision,
+        "legacy": torch.get_float32_matmul_precision(),
+    }
+
+
 @pytest.mark.parametrize(
     ("rounded", "device", "fast", "expected"),
     [
-        (True, CPU, True, "medium"),
-        (False, CPU, True, "highest"),
-        (True, CUDA, True, "highest"),
-        (True, CPU, False, "highest"),
+        (True, CPU, True, "bf16"),
+        (False, CPU, True, "none"),
+        (True, CUDA, True, "none"),
+        (True, CPU, False, "none"),
     ],
 )
 def test_products_are_rounded_where_it_is_asked_for_and_faster(
@@ -30,17 +40,48 @@ def test_products_are_rounded_where_it_is_asked_for_and_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(precision, "bfloat16_is_fast", lambda: fast)
-    assert torch.get_float32_matmul_precision() == "highest"
+    before = switches()
+    assert before["cpu"] == "none"
     with precision.products(device, rounded=rounded):
-        assert torch.get_float32_matmul_precision() == expected
-    assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.backends.mkldnn.matmul.fp32_precision == expected
+        assert torch.backends.cuda.matmul.fp32_precision == before["cuda"]
+    assert switches() == before
 
 
 def test_the_switch_is_put_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "bfloat16_is_fast", lambda: True)
+    before = switches()
     with pytest.raises(ZeroDivisionError), precision.products(CPU, rounded=True):
         raise ZeroDivisionError
-    assert torch.get_float32_matmul_precision() == "highest"
+    assert switches() == before
+
+
+def test_of_threads_that_overlap_the_last_one_puts_the_switch_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(precision, "bfloat16_is_fast", lambda: True)
+    before = switches()
+    first, second = (precision.products(CPU, rounded=True) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    second.__exit__(None, None, None)
+    assert switches() == before
+
+
+@pytest.mark.parametrize("missing", ["capabilities", "switch"])
+def test_an_older_torch_rounds_nothing(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing == "capabilities":
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+        monkeypatch.setattr(torch.backends, "mkldnn", object())
+    precision.bfloat16_is_fast.cache_clear()
+    try:
+        assert not precision.bfloat16_is_fast()
+    finally:
+        precision.bfloat16_is_fast.cache_clear()
 
 
 @fast_here
