@@ -23,6 +23,7 @@ __all__ = ["DOMAINS", "require_plain_graph"]
 DOMAINS: Final = ("", "ai.onnx", "ai.onnx.ml")
 """Where operators may come from: the standard ones, two spellings, and those for texts."""
 
+_ORT_MARK = b"ORTM"  # in bytes 4 to 8: onnxruntime would read no protobuf at all
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT = 10  # bytes
 _MAX_SHORT = 5  # bytes of a tag or a length
@@ -131,6 +132,8 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _model(data: bytes) -> None:
+    if data[4:8] == _ORT_MARK:
+        raise _Refused("it is marked as of onnxruntime's own format, which is no ONNX")
     n_graphs = 0
     for number, kind, start, end in _fields(data, 0, len(data)):
         if kind != _BYTES:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from anomgan.errors import ModelCorruptError
 from anomgan.serving import Scorer
 from anomgan.serving.plain_graph import require_plain_graph
+from anomgan.serving.providers import make_session
 
 SCORER = (REAL / "flagship" / "scorer.onnx").read_bytes()
 
@@ -239,6 +240,26 @@ def test_what_is_no_model_is_said(content: bytes, message: str) -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*/*/scorer.onnx")))
 def test_what_the_exporters_write_passes(path: Path) -> None:
     require_plain_graph(path.read_bytes(), str(path))
+
+
+def _marked(content: bytes) -> bytes:
+    """A model that begins as a file of onnxruntime's own format does: an offset, and ORTM."""
+    return b"\x48\x00" + _field(9, b"ORTM" + bytes(56)) + content  # model version, unknown field
+
+
+def test_a_file_that_onnxruntime_would_not_read_as_onnx_is_refused(tmp_path: Path) -> None:
+    polyglot = _marked(SCORER)
+    assert polyglot[4:8] == b"ORTM"
+    assert onnx.load_from_string(polyglot).graph.node  # to protobuf it is a model
+    path = tmp_path / "scorer.onnx"
+    path.write_bytes(polyglot)
+    with pytest.raises(ModelCorruptError, match="onnxruntime's own format, which is no ONNX"):
+        Scorer.open(path, providers="cpu")
+
+
+def test_a_session_reads_onnx_whatever_the_mark() -> None:
+    session, _ = make_session(_marked(SCORER), providers="cpu")
+    assert "numeric" in {value.name for value in session.get_inputs()}
 
 
 def test_packed_dims_are_read_as_plain_ones() -> None:
