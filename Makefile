@@ -13,7 +13,8 @@ VENV = .venv
 AUDIT_VENV = .venv-audit
 LOCK =
 BIN = $(VENV)/bin
-SET_UP = $(VENV)/.set-up
+# A set-up with a lock has a stamp of its own: .set-up-locked, a copy of the lock.
+SET_UP = $(VENV)/.set-up$(LOCK:%=-locked)
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check \
 	-c constraints.txt
 
@@ -36,24 +37,31 @@ test: check
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(SET_UP)
+	@test -z "$(LOCK)" || cmp -s "$(LOCK)" $(SET_UP) || { \
+		echo "$(VENV) was set up with another lock than $(LOCK): run make clean first" >&2; \
+		exit 1; }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The stamp comes last, so that an interrupted set-up starts again.
-$(SET_UP): pyproject.toml constraints.txt
+# The stamp comes last, so that an interrupted set-up starts again. What pip finds installed, it
+# checks no hash of: with a lock, the environment is made anew.
+$(SET_UP): pyproject.toml constraints.txt $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Setting up $(VENV); the first time takes some minutes ..."
-	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $(VENV)/.set-up $(VENV)/.set-up-locked
 	@if test -n "$(LOCK)"; then \
+		$(PYTHON) -m venv --clear $(VENV) && \
 		$(PIP_INSTALL) --require-hashes -r "$(LOCK)" && \
-		$(PIP_INSTALL) --no-deps --no-build-isolation -e .; \
+		$(PIP_INSTALL) --no-deps --no-build-isolation -e . && \
+		cp "$(LOCK)" $(SET_UP); \
 	else \
-		$(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)" && $(PIP_INSTALL) -e '.[dev]'; \
+		{ $(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV); } && \
+		$(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)" && $(PIP_INSTALL) -e '.[dev]' && \
+		touch $(SET_UP); \
 	fi
-	@touch $(SET_UP)
 
 lock: $(SET_UP)
 	@$(BIN)/python tools/lock.py -o constraints.lock

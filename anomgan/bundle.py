@@ -302,7 +302,8 @@ class Bundle:
         ModelExistsError
             Something is there and `overwrite` is not set, or it is no model.
         OutputError
-            The directory cannot be written.
+            The directory cannot be written, or what was written could not be read again: arrays and
+            JSON are, within the limits that loading sets.
         """
         require_free(path, overwrite=overwrite)
         target = Path(os.path.realpath(path))
@@ -314,14 +315,33 @@ class Bundle:
                 complete = replace(manifest, files=records)
                 text = json.dumps(complete.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
                 _write_synced(temporary / MANIFEST, text.encode() + b"\n")
-                Bundle.open(temporary)
+                _require_readable(temporary, path)
                 put_in_place(temporary, target)
+        except OutputError:
+            raise
         except OSError as error:
             raise OutputError(
                 f"cannot write the model to {path}: {error.strerror or error}; choose another "
                 "place with -m"
             ) from error
         return Bundle(Path(path), complete)
+
+
+def _require_readable(temporary: Path, path: str | os.PathLike[str]) -> None:
+    """Read what is about to become the model `path` as loading it will, weights and graph aside."""
+    try:
+        bundle = Bundle.open(temporary)
+        for name in bundle.names:
+            if name.endswith(".npz"):
+                bundle.arrays(name)
+            elif name.endswith(".json"):
+                bundle.json(name)
+    except ModelCorruptError as error:
+        fault = str(error).replace(str(temporary), str(path))
+        raise OutputError(
+            f"no model was written to {path}, because it could not be read again: {fault}; if the "
+            "table has very many columns or long texts, leave some out with --drop"
+        ) from error
 
 
 def checkpoint_path(path: str | os.PathLike[str]) -> Path:

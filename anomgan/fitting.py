@@ -44,6 +44,8 @@ MAX_EXPLAINED = 2_000
 time that onnxruntime takes to open it grows with their square."""
 DEFAULT_RATE = 0.01
 _CHECK_ROWS = 1000
+_PROBE_TEXT_BYTES = 2**26
+"""Most that the texts of the probe rows take in a model, a quarter of what is read again."""
 
 
 @dataclass(frozen=True)
@@ -454,7 +456,19 @@ def _probe_rows(rows: Rows, division: Division) -> Rows:
     parts.append(Rows(numeric, categorical, None, 1))
     return Rows(
         np.concatenate([p.numeric for p in parts]),
-        np.concatenate([p.categorical for p in parts]),
+        _cut(np.concatenate([p.categorical for p in parts])),
         None,
         1,
     )
+
+
+def _cut(texts: NDArray[Any]) -> NDArray[Any]:
+    """Cut texts, object [n, c], so that stored in cells of one width they stay within a bound.
+
+    What is cut is no category any more, which both sides of the comparison score alike.
+    """
+    width = max(1, _PROBE_TEXT_BYTES // max(1, 4 * texts.size))  # 4 bytes a character
+    if all(len(text) <= width for text in texts.flat):
+        return texts
+    cut = np.array([text[:width] for text in texts.flat], dtype=object)
+    return cut.reshape(texts.shape)

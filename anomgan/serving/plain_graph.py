@@ -23,8 +23,10 @@ __all__ = ["DOMAINS", "require_plain_graph"]
 DOMAINS: Final = ("", "ai.onnx", "ai.onnx.ml")
 """Where operators may come from: the standard ones, two spellings, and those for texts."""
 
+_ORT_MARK = b"ORTM"  # in bytes 4 to 8: onnxruntime would read no protobuf at all
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT = 10  # bytes
+_MAX_SHORT = 5  # bytes of a tag or a length
 _MAX_DEPTH = 16  # graphs within graphs; ours have three
 _ELEMENTS_PER_BYTE = 2  # the narrowest type packs two numbers a byte
 
@@ -57,9 +59,9 @@ def require_plain_graph(model: bytes, source: str) -> None:
     Raises
     ------
     ModelCorruptError
-        It is no such message; it refers to other files; it uses operators that are not standard,
-        functions, sparse tensors or a part for training; or a tensor declares more elements than
-        the file holds for it.
+        It is no such message, or one that a reader may take as another; it refers to other files;
+        it uses operators that are not standard, functions, sparse tensors or a part for training;
+        or a tensor declares more elements than the file holds for it.
     """
     try:
         _model(model)
@@ -81,12 +83,12 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[Field]:
         if tag < 0x80:
             at += 1
         else:
-            tag, at = _varint(data, at, end)
+            tag, at = _short(data, at, end)
         number, kind = tag >> 3, tag & 7
         if number == 0:
             raise _Refused("it is no ONNX model")
         if kind == _BYTES:
-            length, at = _varint(data, at, end)
+            length, at = _short(data, at, end)
             stop = at + length
             if stop > end:
                 raise _Refused("it is cut short, or no ONNX model")
@@ -105,6 +107,18 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[Field]:
             raise _Refused("it is no ONNX model")
 
 
+def _short(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Read a tag or a length, as `_varint`; refuse what readers cut to 32 bits, each its own way.
+
+    To a reader that drops the upper bits, field 2^29 + n is field n.
+    """
+    value, after = _varint(data, at, end)
+    n_bytes = after - at
+    if value >= 2**32 or n_bytes > _MAX_SHORT or (n_bytes > 1 and data[after - 1] == 0):
+        raise _Refused("it states a field in more bytes than that takes")
+    return value, after
+
+
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     """Read a number of variable length; return it and where it ends."""
     value = shift = 0
@@ -118,6 +132,8 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _model(data: bytes) -> None:
+    if data[4:8] == _ORT_MARK:
+        raise _Refused("it is marked as of onnxruntime's own format, which is no ONNX")
     n_graphs = 0
     for number, kind, start, end in _fields(data, 0, len(data)):
         if kind != _BYTES:

@@ -115,6 +115,8 @@ def _open(model: bytes, names: list[str], intra_op_threads: int) -> ort.Inferenc
     # 150 columns), and saves neither time nor memory afterwards.
     options.enable_mem_reuse = False
     options.log_severity_level = 3
+    # Or a mark in the file would have it read as onnxruntime's own format, which nobody looked at.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # Where the CPU fails there is nothing to fall back on, and onnxruntime would say so on stdout.
     fallback = int(names != [CPU])
     try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -110,8 +113,6 @@ CYCLONEDX = {
 
 
 def _run(tool: str, *arguments: str, cwd: Path = REPOSITORY, **environment: str) -> Any:
-    import os
-
     return subprocess.run(
         [sys.executable, str(REPOSITORY / "tools" / tool), *arguments],
         cwd=cwd,
@@ -255,6 +256,89 @@ def test_a_lock_holds_the_hash_of_every_file() -> None:
     del thing["download_info"]["archive_info"]["hashes"]  # type: ignore[index]
     with pytest.raises(SystemExit, match="states no sha256 of thing"):
         _tool("lock").locked({"install": [thing]})
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What make reads of a checkout, set up already, without a lock."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    (tmp_path / "constraints.lock").write_text("thing==1.0 --hash=sha256:00\n")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".set-up").touch()
+    return tmp_path
+
+
+def _make(folder: Path, *arguments: str) -> str:
+    # What an outer make hands down (options, LOCK=...) is not for this one.
+    own = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "LOCK", "VENV")}
+    done = subprocess.run(
+        ["make", *arguments],
+        cwd=folder,
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+@needs_make
+def test_a_lock_is_installed_although_the_set_up_is_done(checkout: Path) -> None:
+    for target in ("test", "check", "demo"):
+        assert "pip install" not in _make(checkout, "-n", target)
+        told = _make(checkout, "-n", target, "LOCK=constraints.lock")
+        assert '--require-hashes -r "constraints.lock"' in told
+        assert "venv --clear .venv" in told
+
+
+_PYTHON = """#!/bin/sh
+# Stands for Python: makes environments of itself, and writes down what it is asked for.
+echo "$*" >> log
+case "$*" in "-m venv --clear "*) rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python";; esac
+"""
+
+
+@needs_make
+def test_a_set_up_with_a_lock_starts_anew_and_only_when_it_must(checkout: Path) -> None:
+    python = checkout / "python"
+    python.write_text(_PYTHON)
+    python.chmod(0o755)
+    shutil.rmtree(checkout / ".venv")
+    log = checkout / "log"
+
+    def asked(lock: str, stamp: str = ".venv/.set-up-locked") -> list[str]:
+        log.write_text("")
+        _make(checkout, f"PYTHON={python}", stamp, f"LOCK={lock}")
+        words = [line.split() for line in log.read_text().splitlines()]
+        return [line[1] for line in words if line[0] == "-m"] + [
+            line[-1] for line in words if "--require-hashes" in line
+        ]
+
+    assert asked("", ".venv/.set-up") == ["venv", "pip", "pip"]
+    assert asked("", ".venv/.set-up") == []
+    assert asked("constraints.lock") == ["venv", "pip", "pip", "constraints.lock"]
+    assert asked("constraints.lock") == []
+    (checkout / "constraints.lock").write_text("thing==1.0 --hash=sha256:11\n")
+    later = time.time() + 5
+    os.utime(checkout / "constraints.lock", (later, later))
+    assert asked("constraints.lock") == ["venv", "pip", "pip", "constraints.lock"]
+    os.utime(checkout / "constraints.lock", (1, 1))
+    # Without a lock the environment is taken as it is, and is no locked one any more.
+    assert asked("", ".venv/.set-up") == ["pip", "pip"]
+    assert asked("constraints.lock") == ["venv", "pip", "pip", "constraints.lock"]
+
+
+@needs_make
+def test_another_lock_than_that_of_the_set_up_is_told(checkout: Path) -> None:
+    (checkout / ".venv" / ".set-up-locked").write_text("thing==2.0 --hash=sha256:00\n")
+    with pytest.raises(AssertionError, match="was set up with another lock than "):
+        _make(checkout, "check", "LOCK=constraints.lock")
 
 
 @pytest.mark.parametrize(

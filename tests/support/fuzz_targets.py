@@ -371,6 +371,9 @@ _NPY = (
 _ONNX = (
     *(b"\x3a", b"\x7a", b"\x08", b"\x2a\x04", b"\x80\x80\x80\x80\x10", b"\xff" * 10),
     *(b"com.microsoft", b"anomgan.schema", b"Loop", b"Expand", b"\x70\x01", b"location"),
+    # Tags of more than 32 bits: fields 1, 5, 7 and 13 to a reader that drops the others.
+    *(bytes([n << 3 | 2 | 0x80]) + b"\x80\x80\x80\x10" for n in (1, 5, 7, 13)),
+    b"ORTM",
 )
 _CSV = (b",", b";", b"\t", b"|", b"\r", b"\r\n", b'""', b'",', b"'", b"\xef\xbb\xbf", b"\xff\xfe")
 _CELLS = (b"2024-01-01", b"inf", b"-0", b"NA", b"1,5", b"0x1p3", b"true", b"\xc2\xa0", b"\x1f\x8b")

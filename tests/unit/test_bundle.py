@@ -65,6 +65,29 @@ def test_what_is_saved_is_what_is_opened(tmp_path):
     assert os.listdir(tmp_path / "deep") == ["model"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("probe.npz", _npz(x=np.zeros(2000)), "would unpack to 16128 bytes, more than the 10000"),
+        ("profile.json", b"[" + b"1, " * 2000 + b"1]", "has more than the 5000 bytes allowed"),
+        ("scoring.json", b'{"a": 1, "a": 2}', "a field occurs twice"),
+    ],
+)
+def test_what_would_not_be_read_again_is_not_saved(tmp_path, monkeypatch, name, content, message):
+    _save(tmp_path / "m")
+    before = _tree(tmp_path / "m")
+    monkeypatch.setattr(untrusted, "_ARRAY_BYTES", 10_000)
+    monkeypatch.setattr(untrusted, "JSON_BYTES", 5_000)
+    for place in ("m", "new"):
+        with pytest.raises(OutputError, match=message) as caught:
+            _save(tmp_path / place, files={**FILES, name: content}, overwrite=True)
+        assert str(caught.value).startswith(f"no model was written to {tmp_path / place}, because")
+        assert f"again: {tmp_path / place / name} " in str(caught.value)
+        assert ".tmp" not in str(caught.value)
+    assert _tree(tmp_path / "m") == before
+    assert os.listdir(tmp_path) == ["m"]
+
+
 def test_a_file_can_be_copied_from_a_path(tmp_path):
     (tmp_path / "w").write_bytes(b"from disk")
     saved = _save(tmp_path / "m", files={"weights.safetensors": tmp_path / "w"})
@@ -281,7 +304,12 @@ def test_array_files_hold_no_pickles_and_no_bombs(tmp_path, monkeypatch):
         archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     files = {"objects.npz": objects.getvalue(), "bomb.npz": bomb.getvalue()}
     files |= {"text.npz": b"hello", "lying.npz": lying.getvalue()}
-    saved = _save(tmp_path / "m", files=files)
+    # Written by another than `Bundle.save`, which would read them first.
+    saved = _save(tmp_path / "m")
+    for name, content in files.items():
+        (tmp_path / "m" / name).write_bytes(content)
+        record = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        saved.manifest.files[name] = record
     for name, message in [
         ("objects.npz", "pickle|Object arrays"),
         ("bomb.npz", "would unpack to"),

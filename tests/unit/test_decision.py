@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from hostile import signed
 from toy_model import toy_bundle, toy_fit, toy_table
 
 import anomgan.bundle
@@ -133,7 +134,7 @@ def test_a_rate_that_cannot_be_kept(tmp_path: Path, rate: float, message: str) -
     assert contents(tmp_path / "m") == before
 
 
-@pytest.mark.parametrize("step", ["_write_synced", "_put_in_place"])
+@pytest.mark.parametrize("step", ["_write_synced", "put_in_place"])
 def test_a_failure_leaves_the_model_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -176,7 +177,7 @@ def test_models_that_lack_what_is_needed(tmp_path: Path) -> None:
     resave(model, scorer_onnx=b"\x99nonsense")
     with pytest.raises(ModelCorruptError, match=r"scorer.onnx is no readable ONNX model"):
         store_rate(model, 0.1)
-    resave(model, calibration_npz=b"nonsense")
+    signed(model, "calibration.npz", b"nonsense")
     with pytest.raises(ModelCorruptError, match=r"calibration.npz is not a readable array file"):
         read_decision(model)
     bundle = Bundle.open(model)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
+from hostile import signed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_model import toy_bundle, toy_table
@@ -558,7 +559,7 @@ def test_models_without_a_profile_score_and_say_nothing(toy, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"format": 1}', b"[" * 100_000])
 def test_a_damaged_profile_is_refused(toy, content):
-    path = with_file(toy, "broken", content)
+    path = signed(with_file(toy, "broken", b"{}"), "profile.json", content)
     with pytest.raises(ModelCorruptError, match=r"profile\.json is damaged: .*; fit the model"):
         Scorer.open(path, providers="cpu")
 

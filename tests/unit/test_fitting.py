@@ -10,7 +10,15 @@ from tiny_flagship import fitted, ring
 from torch import Tensor
 
 from anomgan.detectors.anomgan import NoiseScale, noise_scale
-from anomgan.fitting import FitControl, FittedModel, _check_rows, _split, fit_rows, take
+from anomgan.fitting import (
+    FitControl,
+    FittedModel,
+    _check_rows,
+    _probe_rows,
+    _split,
+    fit_rows,
+    take,
+)
 from anomgan.learning import (
     _covariance_root,
     distinct_rows,
@@ -21,6 +29,7 @@ from anomgan.learning import (
 from anomgan.presets import FlagshipParameters
 from anomgan.scoring.memory import Memory
 from anomgan.tables import Batch, Rows, Schema, SchemaOptions
+from anomgan.training.folds import Division
 from anomgan.training.loop import Sampler
 
 
@@ -356,6 +365,28 @@ def test_check_rows_of_a_model_are_mixed_from_its_rows(
     assert len(stands) == 2 * N
     assert all(stands[:N])
     assert np.mean(stands[N:]) < 0.5
+
+
+# --- Rows stored with a model ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_columns", "cut"), [(3, False), (1_500, True)])
+def test_probe_rows_of_many_long_texts_are_cut_to_what_is_read_again(
+    n_columns: int, cut: bool
+) -> None:
+    n, longest = 60, 1_000  # the longest text that is a category
+    categorical = np.full((n, n_columns), "t" * longest, dtype=object)
+    categorical[:, 0] = [f"short {i}" for i in range(n)]
+    rows = Rows(np.arange(float(n)).reshape(n, 1), categorical, None, 1)
+    probe = _probe_rows(rows, Division(n, 1, np.arange(0, n, 2)))
+    assert len(probe.numeric) == 48
+    assert probe.categorical.astype(np.str_).nbytes <= 2**26
+    origin = probe.numeric[:40, 0].astype(int)
+    assert probe.categorical[:40, 0].tolist() == [f"short {i}" for i in origin]
+    lengths = {len(cell) for cell in probe.categorical[:40, 1:].flat}
+    assert lengths == {2**26 // (48 * n_columns * 4) if cut else longest}
+    assert "\u2205 never seen" in probe.categorical
+    assert set(rows.categorical[:, 1]) == {"t" * longest}  # the table is not changed
 
 
 # --- How good the generators are ---------------------------------------------------------------

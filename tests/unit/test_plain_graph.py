@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from anomgan.errors import ModelCorruptError
 from anomgan.serving import Scorer
 from anomgan.serving.plain_graph import require_plain_graph
+from anomgan.serving.providers import make_session
 
 SCORER = (REAL / "flagship" / "scorer.onnx").read_bytes()
 
@@ -152,11 +153,66 @@ def test_odd_metadata_are_refused(key: str, value: str, message: str, tmp_path: 
         Scorer.open(path, providers="cpu")
 
 
-def _field(number: int, content: bytes) -> bytes:
-    length, size = b"", len(content)
-    while size >= 0x80:
-        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
-    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+def _varint(value: int) -> bytes:
+    content = b""
+    while value >= 0x80:
+        content, value = content + bytes([value & 0x7F | 0x80]), value >> 7
+    return content + bytes([value])
+
+
+def _field(number: int, content: bytes, tag: bytes | None = None) -> bytes:
+    return (tag or _varint(number << 3 | 2)) + _varint(len(content)) + content
+
+
+def _beyond_32_bits(number: int) -> bytes:
+    return _varint(1 << 32 | number << 3 | 2)  # the field 2^29 + number
+
+
+def _padded(number: int) -> bytes:
+    return bytes([number << 3 | 2 | 0x80, 0x80, 0x80, 0x80, 0x00])
+
+
+def _wrapped(number: int) -> bytes:
+    return bytes([number << 3 | 2 | 0x80]) + b"\x80" * 8 + b"\x02"  # 2^64 more than the tag
+
+
+def _hidden_foreign(tag: Callable[[int], bytes]) -> bytes:
+    """A real scorer, and a node whose domain stands behind an odd tag."""
+    model = onnx.load_from_string(SCORER)
+    node = helper.make_node("Gelu", ["false_alarm_rate"], ["hidden"]).SerializeToString()
+    node += _field(7, b"com.microsoft", tag(7))
+    graph = _field(1, node) + model.graph.SerializeToString()
+    opset = _field(1, b"com.microsoft", tag(1)) + b"\x10\x01"
+    model.ClearField("graph")
+    return bytes(model.SerializeToString() + _field(8, opset) + _field(7, graph))
+
+
+def _hidden_location(tag: Callable[[int], bytes]) -> bytes:
+    """A real scorer, and a weight that is said to be in another file behind an odd tag."""
+    model = onnx.load_from_string(SCORER)
+    weight = TensorProto(name="hidden", data_type=TensorProto.FLOAT, dims=[1]).SerializeToString()
+    for key, value in ((b"location", b"secret"), (b"length", b"4")):
+        weight += _field(13, _field(1, key) + _field(2, value), tag(13))
+    graph = model.graph.SerializeToString() + _field(5, weight)
+    model.ClearField("graph")
+    return bytes(model.SerializeToString() + _field(7, graph))
+
+
+@pytest.mark.parametrize("hidden", [_hidden_foreign, _hidden_location])
+@pytest.mark.parametrize("tag", [_beyond_32_bits, _padded, _wrapped])
+def test_nothing_hides_behind_a_tag_that_readers_take_in_two_ways(
+    hidden: Callable[[Callable[[int], bytes]], bytes], tag: Callable[[int], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "scorer.onnx"
+    path.write_bytes(hidden(tag))
+    with pytest.raises(ModelCorruptError, match="states a field in more bytes than that takes"):
+        Scorer.open(path, providers="cpu")
+
+
+def test_a_length_of_more_bytes_than_it_takes_is_refused() -> None:
+    for length in (b"\x80\x00", b"\x80\x80\x80\x80\x10", b"\x80" * 9 + b"\x02"):
+        with pytest.raises(ModelCorruptError, match="in more bytes than that takes"):
+            require_plain_graph(b"\x3a" + length, "x.onnx")
 
 
 @pytest.mark.parametrize(
@@ -184,6 +240,26 @@ def test_what_is_no_model_is_said(content: bytes, message: str) -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*/*/scorer.onnx")))
 def test_what_the_exporters_write_passes(path: Path) -> None:
     require_plain_graph(path.read_bytes(), str(path))
+
+
+def _marked(content: bytes) -> bytes:
+    """A model that begins as a file of onnxruntime's own format does: an offset, and ORTM."""
+    return b"\x48\x00" + _field(9, b"ORTM" + bytes(56)) + content  # model version, unknown field
+
+
+def test_a_file_that_onnxruntime_would_not_read_as_onnx_is_refused(tmp_path: Path) -> None:
+    polyglot = _marked(SCORER)
+    assert polyglot[4:8] == b"ORTM"
+    assert onnx.load_from_string(polyglot).graph.node  # to protobuf it is a model
+    path = tmp_path / "scorer.onnx"
+    path.write_bytes(polyglot)
+    with pytest.raises(ModelCorruptError, match="onnxruntime's own format, which is no ONNX"):
+        Scorer.open(path, providers="cpu")
+
+
+def test_a_session_reads_onnx_whatever_the_mark() -> None:
+    session, _ = make_session(_marked(SCORER), providers="cpu")
+    assert "numeric" in {value.name for value in session.get_inputs()}
 
 
 def test_packed_dims_are_read_as_plain_ones() -> None:

@@ -28,7 +28,7 @@ if not exchange:
     anomgan.replacement._exchange = lambda one, other: False
 
 def save(content):
-    files = {name: content * 1000 for name in ("scorer.onnx", "probe.npz")}
+    files = {name: content * 1000 for name in ("scorer.onnx", "weights.safetensors")}
     Bundle.save(place / "m", files=files, manifest=Manifest(schema={}), overwrite=True)
 
 def killed_at(n):
