@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from anomgan.errors import OutputError
 
@@ -19,10 +21,16 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-__all__ = ["LITTER", "locked_file", "same_file", "sole_writer", "try_lock"]
+__all__ = ["KEEPING", "LITTER", "locked_file", "same_file", "sole_writer", "try_lock"]
 
 LITTER: set[Path] = set()
 """What this process will remove: whoever ends it in haste may do that for it."""
+
+KEEPING: Final = threading.Lock()
+"""Held while files are put in place: nobody then ends the process in haste, nor removes `LITTER`.
+
+Not to be taken twice by one thread.
+"""
 
 _OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 

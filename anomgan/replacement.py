@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from anomgan.locks import LITTER, same_file, try_lock
+from anomgan.locks import KEEPING, LITTER, same_file, try_lock
 
 __all__ = ["clear_leftovers", "put_in_place", "temporary_directory", "temporary_file"]
 
@@ -117,11 +117,12 @@ def _clear(path: Path, target: Path, *, former: bool) -> None:
 
 
 def put_in_place(temporary: Path, target: Path) -> None:
-    """Rename a whole directory to its place; what was there is then called `temporary`, or gone.
+    """Rename a whole directory to its place; what was there is removed.
 
     Where the system can exchange two names there is no moment without either directory. Elsewhere
     a kill between two renames leaves the former one beside the place, and `clear_leftovers` brings
-    it back.
+    it back. Who ends this process in haste waits (`KEEPING`): a directory whose removal has begun
+    is never put in place.
 
     Raises
     ------
@@ -129,11 +130,15 @@ def put_in_place(temporary: Path, target: Path) -> None:
         What was there is there again.
     """
     _sync_directory(temporary)
-    if not target.exists():
-        os.replace(temporary, target)
-    elif not _exchange(temporary, target):
-        _replace_in_two_steps(temporary, target)
-    _sync_directory(target.parent)
+    with KEEPING:
+        if not target.exists():
+            os.replace(temporary, target)
+        elif _exchange(temporary, target):
+            _sync_directory(target.parent)  # before the former one goes
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            _replace_in_two_steps(temporary, target)
+        _sync_directory(target.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:

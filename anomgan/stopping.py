@@ -20,23 +20,22 @@ from types import FrameType
 from typing import Final
 
 from anomgan.errors import TrainingInterrupted
-from anomgan.locks import LITTER
+from anomgan.locks import KEEPING, LITTER
 
-__all__ = ["KEEPING", "StopRequest", "how_to_go_on", "prompt_end", "stop_on_signal"]
-
-KEEPING: Final = threading.Lock()
-"""Held while a checkpoint is written: the process is not ended before it is whole."""
+__all__ = ["StopRequest", "how_to_go_on", "prompt_end", "stop_on_signal"]
 
 _GRACE_S: Final = 0.7
 """Time for training to end its step; what else runs is then interrupted where it stands."""
 
+_AGAIN_S: Final = 0.05
+"""Time after which to look again whether files are in place; an interrupt waits for them."""
 
 _END_S: Final = 1.4
 """Time for everything to unwind; after it the process is ended."""
 
 
 class _Overdue(KeyboardInterrupt):
-    """Nobody looked at the request in time."""
+    """Nobody looked at the request in time, or a second signal came."""
 
 
 class StopRequest:
@@ -45,7 +44,8 @@ class StopRequest:
     def __init__(self) -> None:
         self._number: int | None = None
         self._heeded = False
-        self._insisting = False
+        self._insisting = self._raised = self._closed = False
+        self._timer: threading.Timer | None = None
 
     def __call__(self) -> bool:
         """Tell whether a signal came; from now on training stops by itself."""
@@ -53,7 +53,7 @@ class StopRequest:
         return self._heeded
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal.
+        """Take a signal; an interrupt waits until files that are being written are in place.
 
         Raises
         ------
@@ -62,18 +62,37 @@ class StopRequest:
         """
         if self._insisting:  # our own reminder
             self._insisting = False
-            if not self._heeded:
-                raise _Overdue
         elif self._number is None:
             self._number = number
-            timer = threading.Timer(_GRACE_S, self._insist)
-            timer.daemon = True
-            timer.start()
+            self._remind(_GRACE_S)
+            return
         else:
-            raise KeyboardInterrupt
+            self._heeded = self._raised = False
+        if self._heeded or self._raised or self._closed:
+            return
+        if KEEPING.locked():
+            self._remind(_AGAIN_S)
+            return
+        self._raised = True
+        raise _Overdue
+
+    def close(self) -> None:
+        """Take no signal any more, and remind of none."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()  # or its reminder would reach the next handler
+
+    def _remind(self, after_s: float) -> None:
+        if self._closed:
+            return
+        timer = threading.Timer(after_s, self._insist)
+        timer.daemon = True
+        timer.start()
+        self._timer = timer
 
     def _insist(self) -> None:
-        if not self._heeded and self._number is not None:
+        if not (self._heeded or self._raised or self._closed) and self._number is not None:
             self._insisting = True
             _thread.interrupt_main(signal.Signals(self._number))
 
@@ -93,7 +112,7 @@ def stop_on_signal(message: Callable[[], str]) -> Iterator[StopRequest]:
     Raises
     ------
     TrainingInterrupted
-        The request was not looked at in time.
+        The request was not looked at in time, or a second signal came.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -103,9 +122,10 @@ def stop_on_signal(message: Callable[[], str]) -> Iterator[StopRequest]:
     try:
         yield stop
     except _Overdue:
+        stop.close()
         raise TrainingInterrupted(message()) from None
     finally:
-        stop()  # nothing is left to be reminded of
+        stop.close()
         for number, handler in former.items():
             signal.signal(number, handler)
 

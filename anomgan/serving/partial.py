@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Final, Self
 
-from anomgan.errors import InputError, OutputError, UsageError
-from anomgan.locks import locked_file
+from anomgan.errors import OutputError, UsageError
+from anomgan.locks import locked_file, same_file
 from anomgan.replacement import clear_leftovers
 from anomgan.serving.outputs import STANDARD_OUTPUT, require_writable
 
@@ -37,12 +37,18 @@ def can_be_continued(output: str) -> bool:
 def discard_partial(output: str) -> None:
     """Remove what a killed process left of an output that is written anew, and not continued."""
     partial = _partial(output)
+    journal = _journal(partial)
     with suppress(OSError):
-        if not partial.exists() or (descriptor := locked_file(partial)) is None:
+        if not any(path.exists() for path in (partial, journal, _unfinished(journal))):
             return
-        _journal(partial).unlink(missing_ok=True)
-        partial.unlink()
-        os.close(descriptor)
+        if (descriptor := locked_file(partial)) is None:
+            return
+        try:
+            _unfinished(journal).unlink(missing_ok=True)
+            journal.unlink(missing_ok=True)
+            partial.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _partial(output: str) -> Path:
@@ -54,11 +60,24 @@ def _journal(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.json")
 
 
+def _unfinished(journal: Path) -> Path:
+    """Return where the next journal is written, before it takes the name of the last."""
+    return journal.with_name(f"{journal.name}.new")
+
+
+def _checksum(entry: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a journal says, but for the checksum itself."""
+    said = {name: value for name, value in entry.items() if name != "checksum"}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class PartialFile:
     """A file that appears whole or not at all, and of which a killed process leaves what is done.
 
-    A context manager: a clean exit puts the file in place; after an error nothing is left, unless
-    `resume` asks to keep what can be continued. Another process may not write to the same place.
+    A context manager: a clean exit puts the file in place; after an error or an interrupt nothing
+    is left, unless `resume` asks to keep what can be continued. Another process may not write to
+    the same place.
 
     Parameters
     ----------
@@ -109,8 +128,6 @@ class PartialFile:
             if os.path.exists(self._target):
                 require_writable(self._target)
             clear_leftovers(self._target)
-            # A journal alone is of a process that was killed once its file was in place.
-            self._found = self._partial.exists()
             descriptor = locked_file(self._partial)
         except OSError as error:
             raise self._failure(error) from error
@@ -121,9 +138,11 @@ class PartialFile:
             )
         self._file = os.fdopen(descriptor, "r+b")
         try:
+            # A journal alone is of a process that was killed once its file was in place.
+            self._found = os.fstat(descriptor).st_size > 0
             self._begin()
         except BaseException as error:
-            self._file.close()
+            self._leave(keep=self._resume and self._found)
             if isinstance(error, OSError) and not isinstance(error, OutputError):
                 raise self._failure(error) from error
             raise
@@ -136,14 +155,19 @@ class PartialFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            try:
-                self._finish()
-            except OSError as failure:
-                self._leave(failure)
+        if kind is not None:
+            self._leave(keep=self._resume and self._n_kept > 0)
+            return
+        try:
+            self._finish()
+        except BaseException as failure:
+            placed = self._leave(keep=self._resume and self._n_kept > 0)
+            if isinstance(failure, OSError):
                 raise self._failure(failure) from failure
-        else:
-            self._leave(error)
+            if isinstance(failure, KeyboardInterrupt):
+                said = f"{self.path} is whole." if placed else self.kept()
+                raise KeyboardInterrupt(said) from None
+            raise
 
     def write(self, data: bytes) -> None:
         """Write bytes.
@@ -178,7 +202,9 @@ class PartialFile:
             "rows": n_rows,
             "state": dict(state()),
         }
-        written = self._journal.with_name(f"{self._journal.name}.new")
+        entry = json.loads(json.dumps(entry))  # as it will be read
+        entry["checksum"] = _checksum(entry)
+        written = _unfinished(self._journal)
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -202,6 +228,7 @@ class PartialFile:
         return f"the first {self._n_kept} rows are kept; give the same command again to go on."
 
     def _begin(self) -> None:
+        _unfinished(self._journal).unlink(missing_ok=True)
         entry = self._read_journal() if self._resume and self._found else None
         if entry is None:
             self._journal.unlink(missing_ok=True)
@@ -229,13 +256,18 @@ class PartialFile:
             return None
         except (ValueError, RecursionError) as error:
             raise self.damaged(f"{self._journal} cannot be read ({error})") from error
-        types = {"identity": dict, "bytes": int, "rows": int, "sha256": str, "state": dict}
+        types = {"identity": dict, "bytes": int, "rows": int, "state": dict}
+        types |= {"sha256": str, "checksum": str}
         if not isinstance(entry, dict) or entry.get("format") != _FORMAT:
             raise self.damaged(f"{self._journal} is of another version of anomgan")
         if any(type(entry.get(name)) is not kind for name, kind in types.items()):
             raise self.damaged(f"{self._journal} lacks some of {', '.join(types)}")
+        if entry["checksum"] != _checksum(entry):
+            raise self.damaged(f"{self._journal} is damaged: its checksum is another one")
         if entry["bytes"] < 0 or entry["rows"] < 1:
             raise self.damaged(f"{self._journal} counts less than nothing")
+        if entry["state"].get("n_rows", entry["rows"]) != entry["rows"]:
+            raise self.damaged(f"{self._journal} counts its rows in two ways")
         return entry
 
     def _finish(self) -> None:
@@ -246,15 +278,21 @@ class PartialFile:
         self._journal.unlink(missing_ok=True)
         self._file.close()
 
-    def _leave(self, error: BaseException | None) -> None:
-        """Close; keep what can be continued if that was asked for."""
-        keep = self._resume and self._n_kept > 0 and not isinstance(error, InputError)
+    def _leave(self, *, keep: bool) -> bool:
+        """Close, and remove what is not kept; tell whether the file is in its place already."""
+        if self._file.closed:
+            placed = not self._partial.exists()
+        else:  # another process may have begun one since
+            placed = same_file(self._file.fileno(), self._target)
         with suppress(OSError):
-            if not keep:
+            _unfinished(self._journal).unlink(missing_ok=True)
+            if placed or not keep:
                 self._journal.unlink(missing_ok=True)
+            if not (placed or keep):
                 self._partial.unlink(missing_ok=True)
         with suppress(OSError):  # that the disk is full has been told by now
             self._file.close()
+        return placed
 
     def damaged(self, what: str) -> UsageError:
         """Return the error that tells to begin anew."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anomgan.errors import ModelCorruptError, OutputError, UsageError
-from anomgan.stopping import KEEPING
+from anomgan.locks import KEEPING
 from anomgan.training.selection import SelectionState
 
 __all__ = ["Checkpointer", "TrainingState", "moments_of", "set_moments"]
@@ -80,13 +81,24 @@ class Checkpointer:
             self.save(state)
 
     def save(self, state: TrainingState) -> None:
-        """Write the state: complete or not at all.
+        """Write the state: complete or not at all; a stop waits for it.
 
         Raises
         ------
         OutputError
             The file cannot be written; a former checkpoint is untouched.
         """
+        try:
+            with KEEPING:
+                self._write(state)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(
+                f"the checkpoint {self.path} could not be written ({error}); free some space "
+                "and go on with --resume, or choose another place for the model"
+            ) from error
+        self._last = time.monotonic()
+
+    def _write(self, state: TrainingState) -> None:
         tensors = {"rng": state.rng_state}
         tensors |= {f"parameter.{i}": t for i, t in enumerate(state.parameters)}
         tensors |= {f"averaged.{i}": t for i, t in enumerate(state.averaged)}
@@ -111,22 +123,18 @@ class Checkpointer:
             }
         temporary = self._temporary()
         try:
-            with KEEPING:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                save_file(
-                    {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
-                    temporary,
-                    metadata={"anomgan": json.dumps(facts)},
-                )
-                _sync(temporary)
-                os.replace(temporary, self.path)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(
-                f"the checkpoint {self.path} could not be written ({error}); free some space "
-                "and go on with --resume, or choose another place for the model"
-            ) from error
-        self._last = time.monotonic()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(
+                {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
+                temporary,
+                metadata={"anomgan": json.dumps(facts)},
+            )
+            _sync(temporary)
+            os.replace(temporary, self.path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
     def load(self, device: torch.device) -> TrainingState | None:
         """Return the saved state, or None when there is none or it is not wanted.

@@ -313,10 +313,10 @@ class Trainer:
                     last_report = now
                     latest = self.record.history[-1] if self.record.history else {}
                     progress(self._step, self._n_steps, latest)
+            self._keep(snapshot)
         except KeyboardInterrupt:
             self._keep(snapshot)
             raise
-        self._keep(snapshot)
 
     def _keep(self, snapshot: TrainingState) -> None:
         if self.checkpointer is not None:

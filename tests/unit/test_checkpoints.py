@@ -277,6 +277,32 @@ def test_a_failed_write_keeps_the_former_checkpoint(
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
+def test_an_interrupted_write_leaves_no_half_file_and_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint"
+    real = os.replace
+    found: list[list[str]] = []
+
+    def interrupted_once(*arguments: Any) -> None:
+        found.append(sorted(p.name for p in tmp_path.iterdir()))
+        if len(found) == 1:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(os, "replace", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer(path).save(tiny_trainer(0, 60)._snapshot())
+    assert found == [["checkpoint.writing"]]
+    assert list(tmp_path.iterdir()) == []
+    found.clear()
+    with pytest.raises(KeyboardInterrupt):  # while the last checkpoint is written
+        tiny_trainer(0, N_STEPS, checkpointer=checkpointer(path, resume=False)).run()
+    state = checkpointer(path).load(torch.device("cpu"))
+    assert state is not None
+    assert state.step == N_STEPS
+
+
 def test_saving_waits_for_the_interval(tmp_path: Path) -> None:
     keeper = Checkpointer(tmp_path / "c", fingerprint="f", resume=False, interval_s=3600.0)
     seen: list[bool] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from anomgan import replacement
+from anomgan.bundle import Bundle
 from anomgan.errors import OutputError
 from anomgan.locks import locked_file, sole_writer
 from anomgan.replacement import clear_leftovers, put_in_place, temporary_directory, temporary_file
@@ -118,6 +119,56 @@ def test_a_failed_exchange_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="Read-only"):
         put_in_place(tmp_path / "new", tmp_path / "old")
     assert os.listdir(tmp_path / "old") == ["old"]
+
+
+ENDED_IN_HASTE = """
+import shutil, signal, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+import anomgan.replacement, anomgan.stopping
+from anomgan.bundle import Bundle, Manifest
+from anomgan.stopping import prompt_end
+
+def save(content):
+    Bundle.save("m", files={"scorer.onnx": content}, manifest=Manifest(schema={}), overwrite=True)
+
+def removed(path, **_):
+    for file in path.iterdir():
+        file.unlink()
+    time.sleep(2.0)  # a slow disk: its name goes later
+    shutil.rmtree(path)
+
+real = anomgan.replacement._exchange
+
+def exchange(one, other):
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(2.0)
+    return sys.argv[1] == "exchange" and real(one, other)
+
+save(b"old")
+anomgan.stopping.shutil = SimpleNamespace(rmtree=removed)
+anomgan.replacement._exchange = exchange
+signal.signal(signal.SIGTERM, lambda *_: None)  # the request has been heeded
+with prompt_end(lambda: "ended", 130):
+    save(b"new")
+    time.sleep(5.0)
+"""
+
+
+@pytest.mark.parametrize("way", ["exchange", "two renames"])
+def test_who_is_ended_in_haste_loses_no_model(tmp_path: Path, way: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED_IN_HASTE, way],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "Error: ended\n")
+    Bundle.open(tmp_path / "m").verify()
+    assert Bundle.open(tmp_path / "m").read("scorer.onnx") == b"new"
+    assert os.listdir(tmp_path) == ["m"]
 
 
 HOLD = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -16,13 +17,14 @@ import polars as pl
 import pytest
 from toy_model import toy_bundle, toy_table
 
-from anomgan.errors import OutputError, SchemaError, UsageError
+from anomgan.errors import OutputError, SchemaError, TableError, UsageError
 from anomgan.serving import Scorer
 from anomgan.serving.files import ScoreSummary, score_table
 from anomgan.serving.partial import PartialFile
 from anomgan.tables import open_table
 
 N_ROWS, BATCH = 400, 50
+DIGITS = frozenset("0123456789")
 PARTIAL, JOURNAL = ".o.partial", ".o.partial.json"
 
 
@@ -140,14 +142,35 @@ def test_without_resume_a_stop_leaves_nothing(here: Path) -> None:
     assert left() == []
 
 
-def test_bad_rows_leave_nothing_to_resume(here: Path) -> None:
+def test_bad_rows_leave_what_was_kept_only_with_resume(here: Path) -> None:
     rows = toy_table(N_ROWS).with_columns(
         pressure=pl.when(pl.int_range(N_ROWS) == 333).then(pl.lit("97 bar")).otherwise("pressure")
     )
     rows.write_csv("bad.csv")
     with pytest.raises(SchemaError, match="row 334"):
-        score("bad.csv", resume=True)
+        score("bad.csv")
     assert left() == []
+    with pytest.raises(SchemaError, match="row 334"):
+        score("bad.csv", resume=True)
+    assert left() == [PARTIAL, JOURNAL]
+    assert json.loads(Path(JOURNAL).read_text())["rows"] == 300
+    toy_table(N_ROWS).write_csv("bad.csv")
+    with pytest.raises(UsageError, match="the table is another one"):
+        score("bad.csv", resume=True)
+    score("bad.csv")
+    assert left() == ["o"]
+
+
+def test_trouble_on_the_way_keeps_what_is_done(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = score()
+    expected = Path("o").read_bytes()
+    Path("o").unlink()
+    with pytest.raises(TableError):  # as a network file system that is away for a while
+        score(stop_after=200, error=TableError, resume=True)
+    assert left() == [PARTIAL, JOURNAL]
+    continued = score(resume=True)
+    assert continued.continued_after >= 150
+    assert (continued.n_rows, Path("o").read_bytes()) == (whole.n_rows, expected)
 
 
 def test_any_new_scoring_clears_what_was_left(here: Path) -> None:
@@ -181,6 +204,9 @@ def altered() -> None:
 def journal(**facts: Any) -> Callable[[], None]:
     def change() -> None:
         entry = json.loads(Path(JOURNAL).read_text()) | facts
+        del entry["checksum"]
+        said = json.dumps(entry, sort_keys=True, separators=(",", ":"))
+        entry["checksum"] = hashlib.sha256(said.encode()).hexdigest()
         Path(JOURNAL).write_text(json.dumps(entry))
 
     return change
@@ -202,13 +228,14 @@ NOTHING: Callable[[], None] = bool
             "--false-alarm-rate was None and is 0.2; --keep-columns was False and is True",
         ),
         (altered, {}, r"\.o\.partial is not what its journal says"),
-        (lambda: Path(PARTIAL).write_bytes(b""), {}, "is not what its journal says"),
+        (lambda: Path(PARTIAL).write_bytes(b"row"), {}, "is not what its journal says"),
         (lambda: Path(JOURNAL).write_text("{"), {}, "cannot be read"),
         (lambda: Path(JOURNAL).write_text("[" * 100_000), {}, "cannot be read"),
         (lambda: Path(JOURNAL).write_text("[]"), {}, "is of another version of anomgan"),
         (journal(format=9), {}, "is of another version of anomgan"),
         (journal(rows="many"), {}, "lacks some of identity, bytes, rows"),
         (journal(rows=0), {}, "counts less than nothing"),
+        (journal(rows=7), {}, "counts its rows in two ways"),
         (journal(state={}), {}, "its journal cannot be used"),
         (journal(identity={}), {}, "the table is another one"),
     ],
@@ -222,9 +249,81 @@ def test_only_the_same_is_continued(
     kept = [Path(name).read_bytes() for name in (PARTIAL, JOURNAL)]
     with pytest.raises(UsageError, match=rf"^o cannot be continued: .*{message}.*without --resume"):
         score(resume=True, **options)
-    if "state" not in message and "used" not in message:
-        assert [Path(name).read_bytes() for name in (PARTIAL, JOURNAL)] == kept
+    assert [Path(name).read_bytes() for name in (PARTIAL, JOURNAL)] == kept
     assert not Path("o").exists()
+
+
+def test_a_journal_with_another_digit_is_refused(here: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(stop_after=200, resume=True)
+    text = Path(JOURNAL).read_text()
+    n_refused = 0
+    for i, digit in enumerate(text):
+        changed = text[:i] + str((int(digit) + 1) % 10) + text[i + 1 :] if digit in DIGITS else text
+        if changed == text or json.loads(changed) == json.loads(text):
+            continue
+        Path(JOURNAL).write_text(changed)
+        with pytest.raises(UsageError, match=r"^o cannot be continued"):
+            PartialFile("o", {}, resume=True).__enter__()
+        n_refused += 1
+    assert n_refused > 100
+
+
+def interrupted_at(n: int, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """Interrupt the n-th call of a function of `os`."""
+    real = getattr(os, function)
+    calls: list[int] = []
+
+    def called(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == n:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(os, function, called)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    ("n", "function"), [(2, "fsync"), (4, "fsync"), (2, "replace"), (9, "replace")]
+)
+def test_an_interrupt_within_a_commit_or_at_the_end(
+    here: Path, monkeypatch: pytest.MonkeyPatch, n: int, function: str, resume: bool
+) -> None:
+    kept = resume and (n, function) != (2, "fsync")  # that one is within the first commit
+    words = "rows are kept" if kept else "no rows were kept" if resume else "nothing partial"
+    with monkeypatch.context() as patch:
+        interrupted_at(n, patch, function)
+        with pytest.raises(KeyboardInterrupt, match=words):
+            score(resume=resume)
+    assert left() == ([PARTIAL, JOURNAL] if kept else [])
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_interrupt_once_the_output_is_in_place_says_so(
+    here: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    real = os.replace
+
+    def placed(one: Path, other: Path) -> None:
+        real(one, other)
+        if Path(other).name == "o":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", placed)
+    with pytest.raises(KeyboardInterrupt, match=r"^o is whole\.$"):
+        score(resume=resume)
+    assert len(Path("o").read_text().splitlines()) == N_ROWS + 1
+    assert left() == ["o"]
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"fmt": "parquet"}])
+def test_half_a_journal_of_a_killed_process_goes(here: Path, options: dict[str, Any]) -> None:
+    for name in (f"{JOURNAL}.new", JOURNAL, PARTIAL):
+        Path(name).touch()
+        assert score(**options).continued_after == 0
+        assert left() == ["o"]
+        Path("o").unlink()
 
 
 @pytest.mark.parametrize(

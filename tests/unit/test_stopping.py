@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import anomgan.estimator
 from anomgan.bundle import Bundle
 from anomgan.errors import TrainingInterrupted
 from anomgan.estimator import fit_table
+from anomgan.locks import KEEPING
 from anomgan.stopping import prompt_end, stop_on_signal
 from anomgan.tables import SchemaOptions, read_table
 from anomgan.tables.encoding import FeatureEncoder
+from anomgan.training.checkpoints import Checkpointer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -58,14 +61,78 @@ def test_what_looks_in_time_ends_by_itself() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_a_second_signal_is_taken_at_once() -> None:
+def test_a_second_signal_is_taken_at_once_and_told_alike() -> None:
     def impatient() -> None:
-        with stop_on_signal(lambda: "never said"):
+        with stop_on_signal(lambda: "go on so") as stop:
             signal.raise_signal(signal.SIGINT)
+            assert stop()
             signal.raise_signal(signal.SIGINT)
+            raise AssertionError("nobody interrupted")
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingInterrupted, match="go on so"):
         impatient()
+
+
+@pytest.mark.parametrize("n_signals", [1, 2])
+def test_an_interrupt_waits_until_files_are_in_place(n_signals: int) -> None:
+    placed: list[bool] = []
+
+    def writes() -> None:
+        with stop_on_signal(lambda: "go on so"):
+            with KEEPING:
+                for _ in range(n_signals):
+                    signal.raise_signal(signal.SIGINT)
+                time.sleep(1.0)
+                placed.append(True)
+            time.sleep(1.0)
+            raise AssertionError("nobody interrupted")
+
+    with pytest.raises(TrainingInterrupted, match="go on so"):
+        writes()
+    assert placed == [True]
+
+
+SLOW_DISK = """
+import signal, time
+from pathlib import Path
+from tiny_flagship import tiny_trainer
+from anomgan.stopping import how_to_go_on, prompt_end, stop_on_signal
+from anomgan.training import checkpoints
+
+real, path = checkpoints._sync, Path("m.checkpoint")
+
+def slow(written):
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(2.0)  # as one call: reminders do not cut it short
+    real(written)
+
+checkpoints._sync = slow
+message = lambda: how_to_go_on(path, own=True)
+keeper = checkpoints.Checkpointer(path, fingerprint="rows", resume=False, interval_s=0.0)
+trainer = tiny_trainer(0, 170, checkpointer=keeper)
+with prompt_end(message, 130), stop_on_signal(message):
+    trainer.run()
+"""
+
+
+def test_a_stop_during_a_slow_write_keeps_the_checkpoint(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_DISK],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "go on with the same command and --resume" in done.stderr
+    assert os.listdir(tmp_path) == ["m.checkpoint"]
+    keeper = Checkpointer(
+        tmp_path / "m.checkpoint", fingerprint="rows", resume=True, interval_s=0.0
+    )
+    state = keeper.load(torch.device("cpu"))
+    assert state is not None
+    assert state.step == 50
 
 
 DEAF = """
@@ -134,28 +201,30 @@ def fit(table: Path, output: Path, **options: Any) -> Bundle:
     )
 
 
-def slow(*_: Any, **__: Any) -> Any:
+def slow(n_signals: int = 1) -> Any:
     """Stand in for encoding or exporting a very large table: seconds of work."""
-    signal.raise_signal(signal.SIGTERM)
+    for _ in range(n_signals):
+        signal.raise_signal(signal.SIGTERM)
     for _ in range(1000):
         time.sleep(0.01)
     raise AssertionError("nobody interrupted")
 
 
-@pytest.mark.parametrize("phase", ["encoding", "export"])
+@pytest.mark.parametrize(("phase", "n_signals"), [("encoding", 1), ("export", 1), ("export", 2)])
 def test_slow_phases_stop_within_two_seconds_and_can_be_resumed(
     machine_files: tuple[Path, Path],
     machine_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     phase: str,
+    n_signals: int,
 ) -> None:
     model = tmp_path / "m"
     began: list[float] = []
 
     def starts(*arguments: Any, **options: Any) -> Any:
         began.append(time.monotonic())
-        return slow()
+        return slow(n_signals)
 
     with monkeypatch.context() as patch:
         if phase == "encoding":
