@@ -4,7 +4,7 @@
 
 Each stop is of a fit that goes on from the last one. Prints the seconds from the signal to the end
 of the process, and what it said; exits 1 where one took longer than the limit, or a checkpoint that
-had been written is gone.
+had been written is gone without a model in its place.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ import polars as pl
 from killing import PLAIN, start
 
 COLUMNS = 20
+
+
+def _written(folder: Path) -> float:
+    """When the model that is in place was written; 0 where there is none."""
+    manifest = folder / "m" / "manifest.json"
+    return manifest.stat().st_mtime if manifest.exists() else 0.0
 
 
 def main() -> None:
@@ -48,7 +54,7 @@ def main() -> None:
         print("stop  signal   after     ends in  exit  it said")
         for n in range(1, arguments.stops + 1):
             number = (signal.SIGINT, signal.SIGTERM)[n % 2]
-            kept = (folder / "m.checkpoint").exists()
+            kept, before = (folder / "m.checkpoint").exists(), _written(folder)
             process = start(*words, cwd=folder, command=PLAIN)
             at = rng.uniform(2.0, arguments.seconds)
             time.sleep(at)
@@ -70,7 +76,9 @@ def main() -> None:
                 continue
             if took > arguments.limit:
                 wrong.append(f"stop {n} took {took:.2f} s")
-            if kept and not (folder / "m.checkpoint").exists():
+            if _written(folder) != before:  # stopped on the way out, with the model in place
+                words += [] if "--force" in words else ["--force"]
+            elif kept and not (folder / "m.checkpoint").exists():
                 wrong.append(f"stop {n} lost the checkpoint")
     if wrong:
         raise SystemExit("FAILED: " + "; ".join(wrong))
