@@ -257,7 +257,8 @@ class FlagshipParameters:
         return faults
 
     def _too_large(self) -> list[str]:
-        members = max(1, self.members)
+        own = MEMBERS.get(self.calibration) if self.n_members is None else self.n_members
+        members = max(1, own or 1)
         most = {
             "inversion_steps": MOST_STEPS,
             "memory_size": MOST_WIDTH,

@@ -11,7 +11,7 @@ import _thread
 import os
 import shutil
 import signal
-import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -153,6 +153,8 @@ def how_to_go_on(checkpoint: Path, *, own: bool) -> str:
 def prompt_end(message: Callable[[], str], code: int) -> Iterator[None]:
     """End the process within two seconds of SIGINT or SIGTERM, whatever its main thread is at.
 
+    Not on Windows, where Python writes signals to network sockets alone.
+
     Parameters
     ----------
     message : callable
@@ -160,16 +162,16 @@ def prompt_end(message: Callable[[], str], code: int) -> Iterator[None]:
     code : int
         Exit status.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
         yield
         return
-    receiver, sender = socket.socketpair()
-    sender.setblocking(False)
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
     ended = threading.Event()
 
     def watch() -> None:
         # Written by the signal itself, not by Python's handler; empty once the sender is closed.
-        while (number := receiver.recv(1)) and number[0] not in (signal.SIGINT, signal.SIGTERM):
+        while (number := os.read(receiver, 1)) and number[0] not in (signal.SIGINT, signal.SIGTERM):
             pass
         if not number or ended.wait(_END_S):
             return
@@ -179,15 +181,15 @@ def prompt_end(message: Callable[[], str], code: int) -> Iterator[None]:
 
     watcher = threading.Thread(target=watch, name="anomgan-stop", daemon=True)
     watcher.start()
-    former = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    former = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
     try:
         yield
     finally:
         ended.set()
         signal.set_wakeup_fd(former)
-        sender.close()
+        os.close(sender)
         watcher.join()
-        receiver.close()
+        os.close(receiver)
 
 
 def _end(said: str, code: int) -> None:
