@@ -118,8 +118,7 @@ def score_table(
         _require_resolution(scorer)
     monitor = DriftMonitor(scorer) if drift and scorer.profile is not None else None
     tally = Tally(scorer, monitor, fdr_extrapolate)
-    wanted = top_features > 0 or on_bad_row == "skip"
-    fdr = false_discovery_rate is not None
+    wanted, fdr = top_features > 0 or on_bad_row == "skip", false_discovery_rate is not None
     reason = _why_not_continued(reader, output, fmt, scorer, fdr=fdr, watched=bool(observe))
     if resume and reason is not None:
         raise UsageError(f"--resume cannot continue this: {reason}; or leave --resume out")
