@@ -332,7 +332,7 @@ def _shares(teacher: RowScore, rows: Tensor) -> Tensor:
 def _centres(
     known: NDArray[np.float32], counts: NDArray[np.float64], most: int, seed: int
 ) -> FrozenNetwork:
-    """Choose centres of the known rows, as the layer that maps a row x to x c - |c|^2 / 2.
+    """Choose centres of the known rows, as the layer that maps a row x to 2 x c - |c|^2.
 
     That is largest for the nearest centre (k-means: Sculley, 2010); few known rows are centres
     themselves.
@@ -343,9 +343,9 @@ def _centres(
         # Many centres are as good drawn from the rows: to move them takes long, and gains little.
         means = MiniBatchKMeans(most, random_state=seed, n_init=1, init="random", max_iter=20)
         known = means.fit(known, sample_weight=counts).cluster_centers_
-    half = 0.5 * np.square(known.astype(np.float64)).sum(axis=1)
-    columns = np.ascontiguousarray(known.T, dtype=np.float32)
-    return FrozenNetwork((columns,), (-half.astype(np.float32),))
+    norms = np.square(known.astype(np.float64)).sum(axis=1)
+    columns = np.ascontiguousarray(2.0 * known.T, dtype=np.float32)
+    return FrozenNetwork((columns,), (-norms.astype(np.float32),))
 
 
 def _log_distances(centres: FrozenNetwork, rows: Tensor) -> Tensor:

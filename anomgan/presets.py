@@ -188,7 +188,7 @@ class FlagshipParameters:
     spectral_norm: bool = False
     bfloat16: bool = True
     ema_share: float = 0.05
-    inversion_steps: int = 5
+    inversion_steps: int = 2
     memory_size: int = 8192
     discriminator_bound: float = 4.0
     inversion_share: float = 0.1

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from anomgan.export.graph import GraphBuilder, Network, Value, affine, mlp, row_sum
+from anomgan.export.graph import GraphBuilder, Network, Value, affine, hidden_layers, mlp, row_sum
 from anomgan.export.program import to_columns
 from anomgan.scoring.attribution import (
     BY_DIFFERENCES,
@@ -33,9 +33,9 @@ _FLOAT, _DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 
 
 def add_flagship(
-    g: GraphBuilder, score: FrozenScore, strips: Value, x: Value, states: Value
-) -> tuple[Value, Value, Value]:
-    """Score [c, 1], shares by column [c, n_columns] without surprise, discriminator [c, 1].
+    g: GraphBuilder, score: FrozenScore, strips: Value, x: Value, surprise: Value
+) -> tuple[Value, Value]:
+    """Score [c, 1], contributions [c, n_columns + 1].
 
     Parameters
     ----------
@@ -45,15 +45,17 @@ def add_flagship(
         Encoded rows, float32 [S, r, d].
     x : Value
         The same, [c, d].
-    states : Value
-        Surprise of each row, float32 [c, 1].
+    surprise : Value
+        Of each column of the table, float32 [c, n_columns].
     """
+    states = row_sum(g, surprise, score.n_columns)
     near = _near(g, score, x)
     energy, log_kernel, residual = _reconstruction(g, score, strips, x, near)
     odds = _discriminator(g, score, near)
     # Not the sum of the contributions: how a score is shared must not move it by a rounding.
     total = g.op("Add", g.op("Add", energy, odds), states)
-    return total, _shares(g, score, x, total, energy, log_kernel, residual), odds
+    shares = _shares(g, score, x, total, energy, log_kernel, residual)
+    return total, g.op("Concat", g.op("Add", shares, surprise), odds, axis=1)
 
 
 def _near(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
@@ -62,10 +64,6 @@ def _near(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
         return x
     low, high = (g.constant(corner.numpy().reshape(1, -1)) for corner in score.box)
     return g.op("Min", g.op("Max", x, low), high)
-
-
-def _log_odds(g: GraphBuilder, network: Network, x: Value) -> Value:
-    return mlp(g, x, network)[-1]
 
 
 def _member(weights: MLPWeights, m: int) -> Network:
@@ -87,17 +85,22 @@ def _mean(g: GraphBuilder, values: list[Value]) -> Value:
 
 
 def _discriminator(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
-    """Discriminator term, [c, 1]."""
+    """Discriminator term v (clip(L - median, -c, c) + c) + 1, [c, 1].
+
+    L is the members' mean. That, v and all that is added are folded into the members' last layers,
+    each of which adds to the one before: to bound the term is all that is left to do.
+    """
     settings = score.settings
-    odds = _mean(
-        g, [_log_odds(g, _member(score.discriminator, m), x) for m in range(score.n_members)]
-    )
-    bound = settings.discriminator_bound
-    odds = g.op("Sub", odds, g.constant(settings.discriminator_median, np.float32))
-    odds = g.op("Clip", odds, g.constant(-bound, np.float32), g.constant(bound, np.float32))
-    odds = g.op("Add", odds, g.constant(bound, np.float32))
-    odds = g.op("Mul", odds, g.constant(settings.discriminator_trust, np.float32))
-    return g.op("Add", odds, g.constant(FLOOR, np.float32))
+    trust, bound = settings.discriminator_trust, settings.discriminator_bound
+    networks = [_member(score.discriminator, m) for m in range(score.n_members)]
+    bias = sum(float(net.biases[-1].item()) for net in networks) / len(networks)
+    start = FLOOR + trust * (bias + bound - settings.discriminator_median)
+    term = g.constant(np.array([start]), np.float32)
+    for net in networks:
+        last = net.matrices[-1] * np.float32(trust / len(networks))
+        term = g.op("Gemm", hidden_layers(g, x, net)[-1], g.constant(last, stem="w"), term)
+    most = FLOOR + 2.0 * bound * trust
+    return g.op("Clip", term, g.constant(FLOOR, np.float32), g.constant(most, np.float32))
 
 
 def _reconstruction(
@@ -105,7 +108,8 @@ def _reconstruction(
 ) -> tuple[Value, Value, Value]:
     """Reconstruction term [c, 1], log kernels of references [c, b], squared residual [c, d]."""
     settings = score.settings
-    distance, log_kernel = _soft_distance(g, score, strips)
+    scale, share = 1.0 / (2.0 * settings.bandwidth**2), settings.inversion_share
+    distance, log_kernel = _soft_distance(g, score, strips, (1.0 - share) * scale)
     inverted = [_inverted(g, score, m, near) for m in range(score.n_members)]
     energy = _mean(g, [energy for energy, _ in inverted])  # [c, 1]
     residual = _mean(g, [square for _, square in inverted])  # [c, d]
@@ -114,12 +118,8 @@ def _reconstruction(
         beyond = g.op("Mul", gap, gap)
         energy = g.op("Add", energy, row_sum(g, beyond, len(score.feature_column)))
         residual = g.op("Add", residual, beyond)
-    scale, share = 1.0 / (2.0 * settings.bandwidth**2), settings.inversion_share
-    total = g.op(
-        "Add",
-        g.op("Mul", distance, g.constant((1.0 - share) * scale, np.float32)),
-        g.op("Mul", energy, g.constant(share * scale, np.float32)),
-    )
+    energy = g.op("Mul", energy, g.constant(share * scale, np.float32))
+    total = g.op("Add", distance, energy)
     return total, log_kernel, residual
 
 
@@ -143,10 +143,11 @@ def _shares(
     left = g.op("Div", left, row_sum(g, left, score.n_columns))
     by_generator = g.op("Mul", left, energy)
     least = g.constant(score.settings.explained_from, np.float32)
-    rows = g.op("NonZero", g.op("Squeeze", g.op("GreaterOrEqual", total, least), g.ints(1)))
-    rows = g.op("Reshape", rows, g.ints(-1))  # [k]
-    some = g.op("Greater", g.op("Squeeze", g.op("Shape", rows)), g.constant(0, np.int64))
+    some = g.op("GreaterOrEqual", g.op("ReduceMax", total, keepdims=1), least)  # [1, 1]
     explaining, otherwise = GraphBuilder(g), GraphBuilder(g)
+    chosen = explaining.op("GreaterOrEqual", total, least)
+    rows = explaining.op("NonZero", explaining.op("Squeeze", chosen, explaining.ints(1)))
+    rows = explaining.op("Reshape", rows, explaining.ints(-1))  # [k]
     explained = _explained(explaining, score, rows, x, energy, log_kernel, left, by_generator)
     plain = otherwise.op("Identity", by_generator)
     outputs = [
@@ -190,14 +191,17 @@ def _explained(
     return g.op("ScatterND", by_generator, places, explained)
 
 
-def _soft_distance(g: GraphBuilder, score: FrozenScore, strips: Value) -> tuple[Value, Value]:
-    """Soft squared distance [c, 1] and log kernels of references [c, b]; `Memory.soft_distance`.
+def _soft_distance(
+    g: GraphBuilder, score: FrozenScore, strips: Value, unit: float
+) -> tuple[Value, Value]:
+    """Soft squared distance times `unit` [c, 1] and log kernels of references [c, b].
 
-    `strips` is [S, r, d]: strip by strip, the log kernels of all known rows stay in the cache.
+    See `Memory.soft_distance`. `strips` is [S, r, d]: strip by strip, the log kernels of all known
+    rows stay in the cache.
     """
     n_references, width = len(score.memory.references), len(score.feature_column)
     body = GraphBuilder(g)
-    energy, some = _strip(body, score, "strip_x")
+    energy, some = _strip(body, score, "strip_x", unit)
     inner = body.graph(
         "strip",
         [helper.make_tensor_value_info("strip_x", _FLOAT, ["r", width])],
@@ -213,8 +217,8 @@ def _soft_distance(g: GraphBuilder, score: FrozenScore, strips: Value) -> tuple[
     )
 
 
-def _strip(g: GraphBuilder, score: FrozenScore, x: Value) -> tuple[Value, Value]:
-    """Soft squared distance [r, 1] and log kernels of references [r, b] of one strip.
+def _strip(g: GraphBuilder, score: FrozenScore, x: Value, unit: float) -> tuple[Value, Value]:
+    """Soft squared distance times `unit` [r, 1] and log kernels of references [r, b], one strip.
 
     One product in float64, of [x, |x|^2, 1] with what completes each known row, gives the log
     kernels without a pass of their own: only they, and no longer large numbers whose difference
@@ -237,12 +241,11 @@ def _strip(g: GraphBuilder, score: FrozenScore, x: Value) -> tuple[Value, Value]
     largest = g.op("ReduceMax", log_kernel, axis, keepdims=1)  # [r, 1]
     # The largest share of a kernel in the sum of all is exp(largest - log sum).
     log_share = g.op("ReduceMax", g.op("LogSoftmax", log_kernel, axis=1), axis, keepdims=1)
-    log_sum = g.op("Sub", g.op("Cast", largest, to=_DOUBLE), g.op("Cast", log_share, to=_DOUBLE))
-    energy = g.op("Sub", g.constant(memory.peak, np.float64), log_sum)
-    energy = g.op("Mul", energy, g.constant(2.0 * variance, np.float64))
-    energy = g.op("Max", energy, g.constant(0.0, np.float64))
+    energy = g.op("Sub", g.op("Sub", log_share, largest), g.constant(-memory.peak, np.float32))
+    energy = g.op("Mul", energy, g.constant(2.0 * variance * unit, np.float32))
+    energy = g.op("Max", energy, g.constant(0.0, np.float32))
     some = g.op("Slice", log_kernel, g.ints(0), g.ints(len(memory.references)), axis)  # [r, b]
-    return g.op("Cast", energy, to=_FLOAT), some
+    return energy, some
 
 
 def _references_first(references: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -396,7 +399,8 @@ def _keep_better(
     square_last = g.op("Mul", last, last)
     cost = g.op("Mul", way, way)
     cost = g.op("MatMul", cost, g.constant(np.full((latent_dim, 1), pull), np.float32))
-    energy_last = g.op("Add", row_sum(g, square_last, width), cost)
+    ones = g.constant(np.ones((width, 1), dtype=np.float32))
+    energy_last = g.op("Gemm", square_last, ones, cost)
     better = g.op("Less", energy_last, norm_first)
     energy = g.op("Where", better, energy_last, norm_first)
     return energy, g.op("Where", better, square_last, square_first)

@@ -24,6 +24,7 @@ __all__ = [
     "Network",
     "Value",
     "affine",
+    "hidden_layers",
     "mlp",
     "row_sum",
 ]
@@ -122,11 +123,18 @@ class Network:
 
 def mlp(g: GraphBuilder, x: Value, network: Network) -> tuple[Value, ...]:
     """Add a network of leaky rectifiers; return hidden activations and the output, [n, width]."""
+    hidden = hidden_layers(g, x, network)
+    last = hidden[-1] if hidden else x
+    return (*hidden, affine(g, last, network.matrices[-1], network.biases[-1]))
+
+
+def hidden_layers(g: GraphBuilder, x: Value, network: Network) -> tuple[Value, ...]:
+    """Add all layers but the last of a network of leaky rectifiers; return them, [n, width]."""
     out = []
     for weight, bias in zip(network.matrices[:-1], network.biases[:-1], strict=True):
         x = g.op("LeakyRelu", affine(g, x, weight, bias), alpha=LEAK)
         out.append(x)
-    return (*out, affine(g, x, network.matrices[-1], network.biases[-1]))
+    return tuple(out)
 
 
 def row_sum(g: GraphBuilder, x: Value, width: int) -> Value:

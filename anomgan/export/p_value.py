@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,54 +17,144 @@ from anomgan.tables.schema import Schema
 __all__ = ["add_group_code", "add_grouped_p_value", "add_p_value"]
 
 _FLOAT, _DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
+
+_LARGEST_TREE = 4096
+"""Most known scores that a tree compares a score with: one of more takes long to read."""
 _BLOCK = 32
+_STRAIGHT = 1e-9
+"""A tail of a smaller shape is exponential: to work with its inverse would cost digits."""
 
 
 def add_p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
-    """Conformal p-value and tail, as `anomgan.calibration.Calibrator.p_values`: float32 [c]."""
-    n = calibrator.n
-    below = g.op("Cast", _count_below(g, calibrator.scores, score), to=_DOUBLE)  # [c]
-    p = g.op("Sub", g.constant(n + 1.0, np.float64), below)  # those at or above it, and itself
-    p = g.op("Div", p, g.constant(n + 1.0, np.float64))
-    tail = calibrator.tail
-    if tail is not None:
-        excess = g.op("Cast", score, to=_DOUBLE)
-        excess = g.op("Sub", excess, g.constant(tail.threshold, np.float64))
-        excess = g.op("Max", excess, g.constant(0.0, np.float64))
-        ratio = g.op("Div", excess, g.constant(tail.scale, np.float64))
-        log_survival = g.op("Neg", ratio)
-        if tail.shape > 0.0:
-            inner = g.op("Mul", ratio, g.constant(tail.shape, np.float64))
-            log = g.op("Log", g.op("Add", inner, g.constant(1.0, np.float64)))
-            log_survival = g.op("Neg", g.op("Div", log, g.constant(tail.shape, np.float64)))
-        share = g.constant(tail.n_exceedances / tail.n, np.float64)
-        beyond = g.op("Mul", g.op("Exp", log_survival), share)
-        beyond = g.op("Max", beyond, g.constant(MINIMUM_P_VALUE, np.float64))
-        beyond = g.op("Min", beyond, g.constant(calibrator.resolution, np.float64))
-        largest = g.constant(calibrator.scores[-1], np.float32)
-        p = g.op("Where", g.op("Greater", score, largest), beyond, p)
-    return g.op("Cast", p, to=_FLOAT)
+    """Conformal p-value and tail, as `anomgan.calibration.Calibrator.p_values`.
 
+    Parameters
+    ----------
+    g : GraphBuilder
+    calibrator : Calibrator
+    score : Value
+        float32 [N, 1].
 
-def _count_below(g: GraphBuilder, known: NDArray[np.float32], score: Value) -> Value:
-    """How many of the sorted known scores lie below each score: float32 [c], whole numbers.
-
-    Known scores are cut into blocks. All blocks before the last one that begins below the score
-    lie below it as a whole; that last one is counted one by one.
+    Returns
+    -------
+    Value
+        float32 [N, 1].
     """
-    n_blocks = -(-len(known) // _BLOCK)
+    p = _counted(g, calibrator, score)
+    if calibrator.tail is None:
+        return p
+    beyond = _beyond_all(g, calibrator.tail, score)
+    least = g.constant(MINIMUM_P_VALUE, np.float64)
+    beyond = g.op("Clip", beyond, least, g.constant(calibrator.resolution, np.float64))
+    largest = g.constant(calibrator.scores[-1], np.float32)
+    is_beyond = g.op("Greater", score, largest)
+    return g.op("Where", is_beyond, g.op("Cast", beyond, to=_FLOAT), p)
+
+
+def _counted(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
+    """Share of the known scores at or above each score, and itself: float32 [N, 1].
+
+    A search tree is one node whatever it holds, so that a single row is soon done. Many known
+    scores are cut into blocks: the tree finds the last block that begins below the score, all
+    those before it lie below it as a whole, and that one is counted one by one.
+    """
+    known, n = calibrator.scores, calibrator.n
+    if n <= _LARGEST_TREE:
+        points, below = np.unique(known, return_index=True)
+        below = np.append(below, n)  # how many lie below a score between two points
+        return _stairs(g, score, points, ((n + 1.0 - below) / (n + 1.0)).astype(np.float32))
+    n_blocks = -(-n // _BLOCK)
     # First of all a block of which nothing lies below: where no block begins below the score.
     blocks = np.full((1 + n_blocks, _BLOCK), np.inf, dtype=np.float32)
-    blocks[1:].flat[: len(known)] = known
-    column = g.op("Unsqueeze", score, g.ints(1))  # [c, 1]
-    begun = g.op("Less", g.constant(blocks[1:, 0].reshape(1, -1)), column)  # [c, n_blocks]
-    begun = g.op("ReduceSum", g.op("Cast", begun, to=_FLOAT), g.ints(1), keepdims=0)  # [c]
-    which = g.op("Cast", begun, to=TensorProto.INT64)
-    block = g.op("Gather", g.constant(blocks), which, axis=0)
-    inside = g.op("Cast", g.op("Less", block, column), to=_FLOAT)  # [c, _BLOCK]
-    inside = g.op("ReduceSum", inside, g.ints(1), keepdims=0)
-    before = np.maximum(np.arange(1 + n_blocks) - 1, 0) * _BLOCK
-    return g.op("Add", inside, g.op("Gather", g.constant(before, np.float32), which, axis=0))
+    blocks[1:].flat[:n] = known
+    firsts, begun = np.unique(blocks[1:, 0], return_index=True)
+    levels = np.append(begun, n_blocks).astype(np.float32)
+    which = g.op("Cast", _stairs(g, score, firsts, levels), to=TensorProto.INT64)
+    which = g.op("Squeeze", which, g.ints(1))  # [N]
+    inside = g.op("Less", g.op("Gather", g.constant(blocks), which, axis=0), score)
+    inside = g.op("ReduceSum", g.op("Cast", inside, to=_FLOAT), g.ints(1), keepdims=1)
+    earlier = (np.maximum(np.arange(1 + n_blocks) - 1, 0) * _BLOCK).reshape(-1, 1)
+    before = g.op("Gather", g.constant(earlier, np.float64), which, axis=0)  # [N, 1]
+    lower = g.op("Add", g.op("Cast", inside, to=_DOUBLE), before)
+    p = g.op("Sub", g.constant(n + 1.0, np.float64), lower)
+    return g.op("Cast", g.op("Div", p, g.constant(n + 1.0, np.float64)), to=_FLOAT)
+
+
+def _stairs(
+    g: GraphBuilder, score: Value, points: NDArray[np.float32], levels: NDArray[np.float32]
+) -> Value:
+    """Give levels[i] where i of the points, which are distinct and rise, lie below the score.
+
+    Parameters
+    ----------
+    score : Value
+        float32 [N, 1].
+    points : float32 array [k]
+    levels : float32 array [k + 1]
+
+    Returns
+    -------
+    Value
+        float32 [N, 1].
+    """
+    thresholds: list[float] = []
+    modes: list[str] = []
+    yes: list[int] = []
+    no: list[int] = []
+    leaves: list[int] = []
+
+    def grow(low: int, high: int) -> int:
+        """Add what tells the levels from `low` to `high` apart; return its number."""
+        node = len(modes)
+        for column in (yes, no):
+            column.append(0)
+        thresholds.append(0.0)
+        modes.append("LEAF")
+        if low == high:
+            leaves.append(node)
+            return node
+        middle = (low + high) // 2
+        thresholds[node], modes[node] = float(points[middle]), "BRANCH_LEQ"
+        yes[node], no[node] = grow(low, middle), grow(middle + 1, high)
+        return node
+
+    grow(0, len(points))
+    n, n_leaves = len(modes), len(leaves)
+    return g.op(
+        "TreeEnsembleRegressor",
+        score,
+        domain="ai.onnx.ml",
+        n_targets=1,
+        nodes_treeids=[0] * n,
+        nodes_nodeids=list(range(n)),
+        nodes_featureids=[0] * n,
+        nodes_values=thresholds,
+        nodes_modes=modes,
+        nodes_truenodeids=yes,
+        nodes_falsenodeids=no,
+        target_treeids=[0] * n_leaves,
+        target_nodeids=leaves,
+        target_ids=[0] * n_leaves,
+        target_weights=[float(level) for level in levels],
+    )
+
+
+def _beyond_all(g: GraphBuilder, tail: Tail, score: Value) -> Value:
+    """Survival of scores [N, 1] above the tail's threshold, float64; see `Tail.survival`."""
+
+    def line(x: Value, slope: float, start: float) -> Value:
+        slopes, starts = np.array([[slope]]), np.array([start])
+        return g.op("Gemm", x, g.constant(slopes), g.constant(starts))
+
+    wide = g.op("Cast", score, to=_DOUBLE)
+    log_share = math.log(tail.n_exceedances / tail.n)
+    if tail.shape > _STRAIGHT:
+        steepness = tail.shape / tail.scale
+        log = g.op("Log", line(wide, steepness, 1.0 - steepness * tail.threshold))
+        log_survival = line(log, -1.0 / tail.shape, log_share)
+    else:
+        log_survival = line(wide, -1.0 / tail.scale, log_share + tail.threshold / tail.scale)
+    return g.op("Exp", log_survival)
 
 
 def add_group_code(
@@ -90,13 +181,15 @@ def add_group_code(
 def add_grouped_p_value(
     g: GraphBuilder, calibrator: GroupedCalibrator, score: Value, group: Value
 ) -> Value:
-    """P-value of each score within its group, as `GroupedCalibrator.p_values`: float32 [c].
+    """P-value of each score within its group, as `GroupedCalibrator.p_values`: float32 [c, 1].
 
-    `group` is int64 [c, 1]. Every row gathers the numbers of its own calibrator; the arithmetic is
-    that of `add_p_value`.
+    `score` is float32 [c, 1] and `group` int64 [c, 1]. Every row gathers the numbers of its own
+    calibrator; the arithmetic is that of `add_p_value`.
     """
     calibrators = [calibrator.pooled, *calibrator.groups.values()]
-    index = g.op("Squeeze", group, g.ints(1))  # [c]
+    axis = g.ints(1)
+    index, column = g.op("Squeeze", group, axis), score  # [c], [c, 1]
+    score = g.op("Squeeze", column, axis)
 
     def of(numbers: NDArray[np.float64] | NDArray[np.float32]) -> Value:
         return g.op("Gather", g.constant(numbers), index, axis=0)
@@ -106,8 +199,8 @@ def add_grouped_p_value(
     padded = np.full((len(calibrators), widest), -np.inf, dtype=np.float32)
     for row, known in zip(padded, calibrators, strict=True):
         row[: known.n] = known.scores
-    at_least = g.op("GreaterOrEqual", of(padded), g.op("Unsqueeze", score, g.ints(1)))
-    count = g.op("ReduceSum", g.op("Cast", at_least, to=_DOUBLE), g.ints(1), keepdims=0)
+    at_least = g.op("GreaterOrEqual", of(padded), column)
+    count = g.op("ReduceSum", g.op("Cast", at_least, to=_DOUBLE), axis, keepdims=0)
     p = g.op("Add", count, g.constant(1.0, np.float64))
     p = g.op("Div", p, of(np.array([c.n + 1.0 for c in calibrators])))
     if any(c.tail is not None for c in calibrators):
@@ -118,7 +211,7 @@ def add_grouped_p_value(
         beyond = g.op("Min", beyond, resolution)
         is_beyond = g.op("Greater", score, of(np.array(largest, dtype=np.float32)))
         p = g.op("Where", is_beyond, beyond, p)
-    return g.op("Cast", p, to=_FLOAT)
+    return g.op("Unsqueeze", g.op("Cast", p, to=_FLOAT), axis)
 
 
 def _beyond(

@@ -16,32 +16,47 @@ __all__ = ["add_program", "to_columns"]
 
 
 def add_program(
-    g: GraphBuilder, score: ProgramScore, x: Value, states: Value
-) -> tuple[Value, Value, Value]:
+    g: GraphBuilder, score: ProgramScore, x: Value, surprise: Value
+) -> tuple[Value, Value]:
     """Add the score of rows x [c, d]; the counterpart of `ProgramScore`.
+
+    Contributions and their sum come out of one product for each part of the score: the last
+    column is the score, the one before it what is held against the row as a whole.
+
+    Parameters
+    ----------
+    g : GraphBuilder
+    score : ProgramScore
+    x : Value
+        Encoded rows, float32 [c, d].
+    surprise : Value
+        Of each column of the table, float32 [c, n_columns].
 
     Returns
     -------
     tuple of Value
-        Score [c, 1], shares by column [c, n_columns] without surprise, and what is held against
-        the row as a whole [c, 1].
+        Score [c, 1], contributions [c, n_columns + 1].
     """
     parts = score.formula.score(GraphArithmetic(g), score.networks, x)
-    unit = g.constant(score.settings.unit, np.float32)
-    whole = _filled(g, x, FLOOR, 1)
+    n, unit = score.n_columns, np.float32(1.0 / score.settings.unit)
+
+    def shared(columns: NDArray[Any], weight: np.float32) -> NDArray[np.float32]:
+        matrix = np.zeros((len(columns), n + 2), dtype=np.float32)
+        matrix[np.arange(len(columns)), columns] = weight
+        matrix[:, n + 1] = weight
+        return matrix
+
+    floor = np.zeros(n + 2, dtype=np.float32)
+    floor[n:] = FLOOR
+    one = np.float32(1.0)
+    out = g.op("Gemm", surprise, g.constant(shared(np.arange(n), one)), g.constant(floor))
     if parts.whole is not None:
-        floor = g.constant(FLOOR, np.float32)
-        whole = g.op("Add", g.op("Div", parts.whole, unit), floor)
-    total, columns = whole, None
+        out = g.op("Gemm", parts.whole, g.constant(shared(np.array([n]), unit)), out)
     if parts.by_feature is not None:
-        width = len(score.feature_column)
-        ones = g.constant(np.ones((width, 1), dtype=np.float32))
-        total = g.op("Add", g.op("Div", g.op("MatMul", parts.by_feature, ones), unit), whole)
-        by_column = to_columns(g, score.feature_column.numpy(), score.n_columns, parts.by_feature)
-        columns = g.op("Div", by_column, unit)
-    else:
-        columns = _filled(g, x, 0.0, score.n_columns)
-    return g.op("Add", total, states), columns, whole
+        to_columns = shared(score.feature_column.numpy(), unit)
+        out = g.op("Gemm", parts.by_feature, g.constant(to_columns), out)
+    contributions, total = g.multi("Split", out, g.ints(n + 1, 1), outputs=2, axis=1)
+    return total, contributions
 
 
 def to_columns(
@@ -53,10 +68,3 @@ def to_columns(
     matrix = np.zeros((len(feature_column), n_columns), dtype=np.float32)
     matrix[np.arange(len(feature_column)), feature_column] = 1.0
     return g.op("MatMul", by_feature, g.constant(matrix))
-
-
-def _filled(g: GraphBuilder, x: Value, value: float, width: int) -> Value:
-    """Put a value in every row, [c, width]."""
-    rows = g.op("Shape", x, start=0, end=1)
-    shape = g.op("Concat", rows, g.ints(width), axis=0)
-    return g.op("Expand", g.constant(value, np.float32), shape)

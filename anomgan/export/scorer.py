@@ -8,7 +8,8 @@ that memory does not grow with the batch.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper
 
 from anomgan.export.encode import add_encoder
 from anomgan.export.flagship import add_flagship
-from anomgan.export.graph import IR_VERSION, ML_OPSET, OPSET, GraphBuilder, Value, row_sum
+from anomgan.export.graph import IR_VERSION, ML_OPSET, OPSET, GraphBuilder, Value
 from anomgan.export.p_value import add_group_code, add_grouped_p_value, add_p_value
 from anomgan.export.program import add_program
 from anomgan.groups import AnyCalibrator, GroupedCalibrator
@@ -83,9 +84,9 @@ def build_scorer(
     if isinstance(calibrator, GroupedCalibrator):
         group = add_group_code(g, calibrator, schema, "categorical")
     scores, p_values, contributions = _scored(g, score, calibrator, features, surprise, group)
-    g.rename(g.op("LessOrEqual", p_values, rate), "is_anomaly")
     for value, name in ((scores, "score"), (p_values, "p_value"), (contributions, "contributions")):
         g.rename(value, name)
+    g.rename(g.op("LessOrEqual", "p_value", rate), "is_anomaly")
     outputs = [
         helper.make_tensor_value_info("score", _FLOAT, ["N"]),
         helper.make_tensor_value_info("p_value", _FLOAT, ["N"]),
@@ -130,99 +131,116 @@ def _scored(
     surprise: Value,
     group: Value | None,
 ) -> tuple[Value, Value, Value]:
-    """Score in tiles; where the score is small, rows of one tile are scored without a scan.
+    """Score [N], p-value [N], contributions [N, n_columns + 1] of encoded rows."""
+    judged = _Judged(score, calibrator, features, surprise, group)
+    small = sum(t.nbytes for name, t in score.tensors().items() if name not in _UNUSED)
+    if isinstance(score, FrozenScore) or small > _SMALL:
+        values = _tiled(g, judged)
+    else:
+        values = _tiled_if_many(g, judged)
+    column, contributions, *p_values = values
+    if isinstance(calibrator, GroupedCalibrator):
+        (p_value,) = p_values
+    else:
+        p_value = add_p_value(g, calibrator, column)
+    axis = g.ints(1)
+    return g.op("Squeeze", column, axis), g.op("Squeeze", p_value, axis), contributions
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What scores the rows, and the rows: features [N, d], surprise [N, n_columns], group [N, 1].
+
+    The p-values of groups are counted pass by pass, as each row gathers all scores of its own
+    group; without groups they take next to no memory, and are counted at the end.
+    """
+
+    score: RowScore
+    calibrator: AnyCalibrator
+    features: Value
+    surprise: Value
+    group: Value | None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of the values that come out: score, contributions and, with groups, p-value."""
+        own = (1, self.score.n_columns + 1)
+        return own if self.group is None else (*own, 1)
+
+    def typed(self, names: Sequence[Value], rows: str) -> list[onnx.ValueInfoProto]:
+        """Declare the values that come out."""
+        return [
+            helper.make_tensor_value_info(name, _FLOAT, [rows, width])
+            for name, width in zip(names, self.widths, strict=True)
+        ]
+
+
+def _tiled_if_many(g: GraphBuilder, judged: _Judged) -> tuple[Value, ...]:
+    """Score few rows by a small score without a scan, see `_tiled`.
 
     Cutting tiles and scanning them takes about as long as a small network does for a single row.
     The weights then stand in the graph twice.
     """
-    small = sum(t.nbytes for name, t in score.tensors().items() if name not in _UNUSED)
-    if isinstance(score, FrozenScore) or small > _SMALL:
-        return _tiled(g, score, calibrator, features, surprise, group)
     direct, tiled = GraphBuilder(g), GraphBuilder(g)
-    groups = () if group is None else (group,)
-    branches = [
-        (direct, _rows(direct, score, calibrator, features, surprise, *groups)),
-        (tiled, _tiled(tiled, score, calibrator, features, surprise, group)),
-    ]
-    shapes: tuple[list[str | int], ...] = (["N"], ["N"], ["N", score.n_columns + 1])
+    groups = () if judged.group is None else (judged.group,)
+    branches = {
+        "direct": (direct, _rows(direct, judged, judged.features, judged.surprise, *groups)),
+        "tiled": (tiled, _tiled(tiled, judged)),
+    }
     then, otherwise = (
-        branch.graph(
-            name,
-            [],
-            [
-                # A branch's output cannot be one of its inputs: a name of its own.
-                helper.make_tensor_value_info(branch.op("Identity", value), _FLOAT, shape)
-                for value, shape in zip(values, shapes, strict=True)
-            ],
-        )
-        for name, (branch, values) in zip(("direct", "tiled"), branches, strict=True)
+        branch.graph(name, [], judged.typed(values, "N"))
+        for name, (branch, values) in branches.items()
     )
-    n = g.op("Squeeze", g.op("Shape", features, start=0, end=1))
-    few = g.op("LessOrEqual", n, g.constant(TILE, np.int64))
-    scores, p_values, contributions = g.multi(
-        "If", few, outputs=3, then_branch=then, else_branch=otherwise
-    )
-    return scores, p_values, contributions
+    n = g.op("Shape", judged.features, start=0, end=1)  # [1]
+    few = g.op("LessOrEqual", n, g.ints(TILE))
+    return g.multi("If", few, outputs=len(judged.widths), then_branch=then, else_branch=otherwise)
 
 
-def _tiled(
-    g: GraphBuilder,
-    score: RowScore,
-    calibrator: AnyCalibrator,
-    features: Value,
-    surprise: Value,
-    group: Value | None,
-) -> tuple[Value, Value, Value]:
+def _tiled(g: GraphBuilder, judged: _Judged) -> tuple[Value, ...]:
     """Score in tiles: pad to M tiles of S strips of r rows, scan, cut the padding off."""
-    n = g.op("Shape", features, start=0, end=1)  # [1]
+    n = g.op("Shape", judged.features, start=0, end=1)  # [1]
     cut = _cutter(g, n)
-    n_columns = score.n_columns
-    scanned = [cut(features, len(score.feature_column)), cut(surprise, n_columns)]
-    tile = [
-        helper.make_tensor_value_info("tile_x", _FLOAT, ["s", "r", len(score.feature_column)]),
-        helper.make_tensor_value_info("tile_s", _FLOAT, ["s", "r", n_columns]),
+    inputs = [
+        ("tile_x", judged.features, _FLOAT, len(judged.score.feature_column)),
+        ("tile_s", judged.surprise, _FLOAT, judged.score.n_columns),
     ]
-    if group is not None:
-        scanned.append(cut(group, 1))
-        tile.append(helper.make_tensor_value_info("tile_g", TensorProto.INT64, ["s", "r", 1]))
+    if judged.group is not None:
+        inputs.append(("tile_g", judged.group, TensorProto.INT64, 1))
     body = GraphBuilder(g)
-    names = [value.name for value in tile]
-    score_tile, p_tile, contribution_tile = _tile(body, score, calibrator, *names)
+    flat = [body.op("Reshape", name, body.ints(-1, width)) for name, _, _, width in inputs]
+    values = _rows(body, judged, *flat, strips="tile_x")
     inner = body.graph(
         "tile",
-        tile,
         [
-            helper.make_tensor_value_info(score_tile, _FLOAT, ["c"]),
-            helper.make_tensor_value_info(p_tile, _FLOAT, ["c"]),
-            helper.make_tensor_value_info(contribution_tile, _FLOAT, ["c", n_columns + 1]),
+            helper.make_tensor_value_info(name, kind, ["s", "r", width])
+            for name, _, kind, width in inputs
         ],
+        judged.typed(values, "c"),
     )
-    outputs = g.multi("Scan", *scanned, outputs=3, body=inner, num_scan_inputs=len(scanned))
+    scanned = [cut(value, width) for _, value, _, width in inputs]
+    outputs = g.multi(
+        "Scan", *scanned, outputs=len(values), body=inner, num_scan_inputs=len(scanned)
+    )
 
-    def join(value: Value, *tail: int) -> Value:
-        flat = g.op("Reshape", value, g.ints(-1, *tail))
-        return g.op("Slice", flat, g.ints(0), n, g.ints(0))
+    def joined(value: Value, width: int) -> Value:
+        return g.op("Slice", g.op("Reshape", value, g.ints(-1, width)), g.ints(0), n, g.ints(0))
 
-    return join(outputs[0]), join(outputs[1]), join(outputs[2], n_columns + 1)
+    return tuple(joined(value, width) for value, width in zip(outputs, judged.widths, strict=True))
 
 
 def _cutter(g: GraphBuilder, n: Value) -> Callable[[Value, int], Value]:
     """Return what cuts a value [N, width] into tiles, [M, S, r, width]; their sizes are even."""
-    one = g.ints(1)
+    one, most = g.ints(1), g.ints(TILE // STRIP)
 
-    def parts(whole: Value, most: int) -> Value:
-        last = g.op("Add", whole, g.ints(most - 1))
-        return g.op("Max", g.op("Div", last, g.ints(most)), one)
+    def up(whole: Value, size: Value) -> Value:
+        """Divide, rounding up; at least 1."""
+        return g.op("Max", g.op("Div", g.op("Add", whole, g.op("Sub", size, one)), size), one)
 
-    def share(whole: Value, count: Value) -> Value:
-        up = g.op("Sub", g.op("Add", whole, count), one)
-        return g.op("Max", g.op("Div", up, count), one)
-
-    tiles = parts(n, TILE)
-    rows = share(n, tiles)
-    strips = parts(rows, STRIP)
-    rows = share(rows, strips)
-    whole = g.op("Mul", g.op("Mul", tiles, strips), rows)
+    in_all = up(n, g.ints(STRIP))
+    tiles, strips = up(in_all, most), g.op("Min", in_all, most)
+    in_all = g.op("Mul", tiles, strips)
+    rows = up(n, in_all)
+    whole = g.op("Mul", in_all, rows)
     padding = g.op("Concat", g.ints(0, 0), g.op("Sub", whole, n), g.ints(0), axis=0)
 
     def cut(value: Value, width: int) -> Value:
@@ -232,44 +250,22 @@ def _cutter(g: GraphBuilder, n: Value) -> Callable[[Value, int], Value]:
     return cut
 
 
-def _tile(
-    g: GraphBuilder,
-    score: RowScore,
-    calibrator: AnyCalibrator,
-    x: Value,
-    surprise: Value,
-    *group: Value,
-) -> tuple[Value, Value, Value]:
-    """Score one tile: score [c], p-value [c], contributions [c, n_columns + 1], c = S r."""
-    flat = _flat(g, x, len(score.feature_column))
-    surprise = _flat(g, surprise, score.n_columns)
-    group = tuple(_flat(g, code, 1) for code in group)
-    return _rows(g, score, calibrator, flat, surprise, *group, strips=x)
-
-
 def _rows(
     g: GraphBuilder,
-    score: RowScore,
-    calibrator: AnyCalibrator,
+    judged: _Judged,
     x: Value,
     surprise: Value,
     *group: Value,
     strips: Value | None = None,
-) -> tuple[Value, Value, Value]:
-    """Score rows [c, d], see `_tile`; the flagship wants them in strips, too."""
-    states = row_sum(g, surprise, score.n_columns)
+) -> tuple[Value, ...]:
+    """Score rows [c, d]; see `_Judged.widths`. The flagship wants them in strips [S, r, d], too."""
+    score, calibrator = judged.score, judged.calibrator
     if isinstance(score, FrozenScore) and strips is not None:
-        total, columns, whole = add_flagship(g, score, strips, x, states)
+        total, contributions = add_flagship(g, score, strips, x, surprise)
     elif isinstance(score, ProgramScore):
-        total, columns, whole = add_program(g, score, x, states)
+        total, contributions = add_program(g, score, x, surprise)
     else:
         raise TypeError(f"a {type(score).__name__} cannot be exported")
-    contributions = g.op("Concat", g.op("Add", columns, surprise), whole, axis=1)
-    total = g.op("Squeeze", total, g.ints(1))
     if isinstance(calibrator, GroupedCalibrator):
-        return total, add_grouped_p_value(g, calibrator, total, *group), contributions
-    return total, add_p_value(g, calibrator, total), contributions
-
-
-def _flat(g: GraphBuilder, strips: Value, width: int) -> Value:
-    return g.op("Reshape", strips, g.ints(-1, width))
+        return total, contributions, add_grouped_p_value(g, calibrator, total, *group)
+    return total, contributions

@@ -16,8 +16,6 @@ __all__ = ["NEAREST", "Student", "log_distance", "read_outs", "unscaled"]
 
 _MOST = 60.0
 """Logarithm of the largest score that a student's network gives: float32 ends at 88."""
-_STEEPEST = 20.0
-"""Largest logit of a share, either way."""
 NEAREST = 1e-2
 """Added to the squared distance to the nearest centre, before its logarithm."""
 
@@ -48,20 +46,20 @@ class Student:
         told_of = a.concatenate(near, log_distance(a, networks["centres"], near))  # [n, d + 1]
         *_, hidden, told = a.network(told_of, net)
         known = a.exp(a.minimum(told, a.constant(_MOST)))  # [n, 1]
-        logits = a.affine(hidden, shares.matrices[0], shares.biases[0])  # [n, d]
-        logits = a.maximum(a.minimum(logits, a.constant(_STEEPEST)), a.constant(-_STEEPEST))
-        weights = a.exp(logits)
-        unit = a.divide(known, a.row_sum(weights, shares.widths[1]))  # [n, 1]
+        shared = a.softmax(a.affine(hidden, shares.matrices[0], shares.biases[0]))  # [n, d]
         beyond = a.scale(a.square(a.subtract(x, near)), self.growth)
-        return Parts(a.add(a.multiply(weights, unit), beyond), None)
+        return Parts(a.add(a.multiply(shared, known), beyond), None)
 
 
 def log_distance(a: Arithmetic[Any], centres: FrozenNetwork, x: Any) -> Any:
-    """Log of the squared distance to the nearest centre, [n, 1]; see `anomgan.distillation`."""
-    width = centres.widths[0]
+    """Log of the squared distance to the nearest centre, [n, 1].
+
+    The layer `centres` maps x to 2 x c - |c|^2 for each centre c.
+    """
+    ones = np.ones((centres.widths[0], 1), dtype=np.float32)
+    norm = a.affine(a.square(x), ones, np.array([NEAREST], dtype=np.float32))
     nearest = a.row_max(a.affine(x, centres.matrices[0], centres.biases[0]))
-    squared = a.subtract(a.row_sum(a.square(x), width), a.scale(nearest, 2.0))
-    return a.log(a.add(a.maximum(squared, a.constant(0.0)), a.constant(NEAREST)))
+    return a.log(a.maximum(a.subtract(norm, nearest), a.constant(NEAREST)))
 
 
 def read_outs(

@@ -122,6 +122,11 @@ class Scorer:
         require_interface(session, self.schema, source)
         # Only where columns are numbers as they stand: no dates, no truth values.
         self._plain = all(column.kind is ColumnKind.NUMERIC for column in self.schema.columns)
+        # For a single row, what is looked up again and again takes as long as the graph does.
+        self._numeric_names = self.schema.numeric_names
+        self._categorical_names = self.schema.categorical_names
+        self._sound_rate: float | None = None
+        self._fed_rate = (self.false_alarm_rate, _cell(self.false_alarm_rate))
 
     @classmethod
     def open(
@@ -212,9 +217,9 @@ class Scorer:
             The rate cannot be kept, or `rows` is nothing that holds rows.
         """
         rate = self._rate(false_alarm_rate)
-        plain = self._plain_rows(rows)
+        plain = self._plain_numbers(rows)
         if plain is not None and on_bad_row in ("error", "skip"):
-            return self._call(plain, rate, slice(None))
+            return self._feed({"numeric": plain}, rate, 1)
         parts = [self._judge(part, rate) for part in self._understand(rows, on_bad_row)]
         return Verdicts.joined(parts) if parts else self._nothing(rate)
 
@@ -338,7 +343,9 @@ class Scorer:
 
     def _rate(self, asked: float | None) -> float:
         rate = self.false_alarm_rate if asked is None else float(asked)
-        require_stated_rate(self.calibration, rate)
+        if rate != self._sound_rate:
+            require_stated_rate(self.calibration, rate)
+            self._sound_rate = rate
         return rate
 
     def _understand(self, rows: Any, on_bad_row: OnBadRow) -> Iterator[Rows]:
@@ -352,7 +359,7 @@ class Scorer:
         for batch in open_table(self._as_table(rows), on_bad_row=on_bad_row):
             yield self.schema.rows(batch, on_bad_row=on_bad_row)
 
-    def _plain_rows(self, rows: Any) -> Rows | None:
+    def _plain_numbers(self, rows: Any) -> NDArray[np.float64] | None:
         """Take plain finite numbers without the detour of a table, which costs more than to score.
 
         That is one row as a mapping, or an array of few rows. None: anything else, of which the
@@ -360,23 +367,24 @@ class Scorer:
         """
         if not self._plain:
             return None
-        if isinstance(rows, Mapping):
-            values = [rows.get(name) for name in self.schema.numeric_names]
+        # Not of a class derived from it: masked cells are missing, not plain numbers.
+        if type(rows) is np.ndarray:
+            shape = rows.shape
+            if len(shape) != 2 or shape[1] != len(self._numeric_names):
+                return None
+            if not 0 < shape[0] <= _CHUNK or rows.dtype not in _PLAIN_TYPES:
+                return None
+            numeric = np.ascontiguousarray(rows, dtype=np.float64)
+        elif isinstance(rows, Mapping):
+            values = [rows.get(name) for name in self._numeric_names]
             if not all(
                 type(v) is float or (type(v) is int and -_EXACT < v < _EXACT) for v in values
             ):
                 return None
             numeric = np.array([values], dtype=np.float64)
-        # Not of a class derived from it: masked cells are missing, not plain numbers.
-        elif type(rows) is np.ndarray and rows.ndim == 2 and 0 < len(rows) <= _CHUNK:
-            if rows.shape[1] != len(self.schema.numeric_names) or rows.dtype not in _PLAIN_TYPES:
-                return None
-            numeric = rows.astype(np.float64)
         else:
             return None
-        if not np.isfinite(numeric).all():
-            return None
-        return Rows(numeric, np.empty((len(numeric), 0), dtype=object), None, 1)
+        return numeric if np.isfinite(numeric).all() else None
 
     def _as_table(self, rows: Any) -> Any:
         if isinstance(rows, str | os.PathLike):
@@ -436,13 +444,19 @@ class Scorer:
         first_row = rows.first_row + (part.start or 0)
         if len(numeric) == 0:
             return self._nothing(rate, first_row)
-        feed: dict[str, Any] = {"false_alarm_rate": np.array(rate, dtype=np.float32)}
-        if self.schema.numeric_names:
+        feed: dict[str, Any] = {}
+        if self._numeric_names:
             feed["numeric"] = np.ascontiguousarray(numeric, dtype=np.float64)
-        if self.schema.categorical_names:
+        if self._categorical_names:
             feed["categorical"] = np.ascontiguousarray(categorical)
+        return self._feed(feed, rate, first_row)
+
+    def _feed(self, feed: dict[str, Any], rate: float, first_row: int) -> Verdicts:
+        """Run the graph on rows that it takes as they are."""
+        known, cell = self._fed_rate
+        feed["false_alarm_rate"] = cell if rate == known else _cell(rate)
         try:
-            score, p_value, flags, contributions = self._session.run(list(OUTPUTS), feed)
+            score, p_value, flags, contributions = self._session.run(OUTPUTS, feed)
         except ModelError:
             raise
         except Exception as error:  # onnxruntime raises classes of its own that share no base
@@ -465,3 +479,7 @@ class Scorer:
             false_alarm_rate=rate,
             first_row=first_row,
         )
+
+
+def _cell(number: float) -> NDArray[np.float32]:
+    return np.array(number, dtype=np.float32)

@@ -51,7 +51,7 @@ class ForkedSession:
         pid, session = self._owned
         if pid != os.getpid():
             session = self._opened_here(session)
-        found: list[Any] = session.run(list(outputs), dict(feed))
+        found: list[Any] = session.run(outputs, feed)
         return found
 
     def _opened_here(self, inherited: ort.InferenceSession) -> ort.InferenceSession:

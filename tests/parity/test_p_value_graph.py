@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from anomgan.calibration import Calibrator
-from anomgan.export.graph import IR_VERSION, OPSET, GraphBuilder
+from anomgan.export.graph import IR_VERSION, ML_OPSET, OPSET, GraphBuilder
 from anomgan.export.p_value import add_p_value
 
 
 def _graph_p_values(calibrator: Calibrator, scores: NDArray[np.float32]) -> NDArray[np.float32]:
     g = GraphBuilder()
-    g.rename(add_p_value(g, calibrator, "score"), "p_value")
+    column = g.op("Unsqueeze", "score", g.ints(1))
+    g.rename(g.op("Squeeze", add_p_value(g, calibrator, column), g.ints(1)), "p_value")
     score, p_value = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"])
         for name in ("score", "p_value")
@@ -25,14 +26,14 @@ def _graph_p_values(calibrator: Calibrator, scores: NDArray[np.float32]) -> NDAr
     model = helper.make_model(
         g.graph("p", [score], [p_value]),
         ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)],
     )
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     found: NDArray[np.float32] = session.run(None, {"score": scores})[0]
     return found
 
 
-@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 63, 64, 65, 1000, 1025])
+@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 63, 64, 65, 1000, 4096, 4097, 9001])
 @pytest.mark.parametrize("ties", [False, True])
 def test_at_below_and_between_known_scores(n: int, ties: bool) -> None:
     rng = np.random.default_rng(n)

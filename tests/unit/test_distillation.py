@@ -190,8 +190,8 @@ def test_it_learns_who_is_guilty(fitted: FittedModel, graph: bytes, split: Split
 def test_the_distance_is_that_to_the_nearest_centre() -> None:
     rng = np.random.default_rng(0)
     centres, rows = rng.normal(size=(7, 3)), rng.normal(size=(20, 3))
-    half = 0.5 * np.square(centres).sum(axis=1)
-    layer = FrozenNetwork((centres.T.astype(np.float32).copy(),), (-half.astype(np.float32),))
+    norms = np.square(centres).sum(axis=1).astype(np.float32)
+    layer = FrozenNetwork((2.0 * centres.T.astype(np.float32).copy(),), (-norms,))
     found = log_distance(TorchArithmetic(), layer, torch.from_numpy(rows).float())
     nearest = np.square(rows[:, None] - centres).sum(axis=2).min(axis=1)
     expected = np.log(nearest + NEAREST)

@@ -165,7 +165,7 @@ CHANGED: dict[str, Any] = {
     "spectral_norm": True,
     "bfloat16": False,
     "ema_share": 0.01,
-    "inversion_steps": 2,
+    "inversion_steps": 0,
     "memory_size": 40,
     "discriminator_bound": 1.0,
     "inversion_share": 0.7,
