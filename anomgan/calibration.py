@@ -5,9 +5,9 @@ The p-value of a score ``s`` is split-conformal on the scores of held-out normal
     p(s) = (1 + #{calibration scores >= s}) / (n + 1)
 
 which is valid for any score and any distribution (Vovk, Gammerman & Shafer 2005, section
-2.2). It cannot go below ``1 / (n + 1)``. Above the largest calibration score a generalised
-Pareto tail, fitted to the largest calibration scores, says how far beyond: that part is an
-extrapolation, and is called so wherever it is shown.
+2.2). Scores that differ by rounding count as equal (`SLACK`). It cannot go below ``1 / (n + 1)``.
+Above the largest calibration score a generalised Pareto tail, fitted to the largest calibration
+scores, says how far beyond: that part is an extrapolation, and is called so wherever it is shown.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "MAXIMUM_SHAPE",
     "MINIMUM_EXCEEDANCES",
     "MINIMUM_P_VALUE",
+    "SLACK",
     "Calibrator",
     "Tail",
     "benjamini_hochberg",
@@ -43,6 +44,13 @@ MINIMUM_EXCEEDANCES: Final = 10
 
 MINIMUM_P_VALUE: Final = float(np.finfo(np.float32).tiny)
 """Floor of every p-value: the smallest normal float32, so that no runtime rounds it to 0."""
+
+SLACK: Final = 2.0**-18
+"""Share of itself by which a calibration score is raised before scores are compared with it.
+
+A runtime or a processor rounds the last digits of a score otherwise. Where held-out rows repeat, a
+new row that equals them must not count as above them all for that.
+"""
 
 LEAST_FOR_TAIL: Final = 2 * MINIMUM_EXCEEDANCES
 """Fewest calibration scores that a tail can be fitted to."""
@@ -275,6 +283,13 @@ class Calibrator:
         return len(self.scores)
 
     @property
+    def raised(self) -> NDArray[np.float32]:
+        """The scores as others are compared with them, float32 [n]: see `SLACK`."""
+        wide = self.scores.astype(np.float64)
+        wide += SLACK * np.abs(wide)
+        return np.minimum(wide, np.finfo(np.float32).max).astype(np.float32)
+
+    @property
     def resolution(self) -> float:
         """Smallest p-value that the calibration rows give without extrapolation."""
         return 1.0 / (self.n + 1)
@@ -320,10 +335,11 @@ class Calibrator:
         values = np.asarray(scores, dtype=np.float32).ravel()
         if np.isnan(values).any():
             raise InputError(f"{int(np.isnan(values).sum())} scores are NaN: no p-value for them")
-        at_least = self.n - np.searchsorted(self.scores, values, side="left")
+        raised = self.raised
+        at_least = self.n - np.searchsorted(raised, values, side="left")
         p = np.asarray((1.0 + at_least) / (self.n + 1.0), dtype=np.float64)
         if self.tail is not None:
-            beyond = values > self.scores[-1]
+            beyond = values > raised[-1]
             p[beyond] = np.minimum(self.resolution, self.tail.survival(values[beyond]))
         return p
 
@@ -346,7 +362,7 @@ class Calibrator:
         allowed = int(np.searchsorted(attainable, rate, side="right")) - 1  # scores at or above
         if allowed >= self.n:
             return -math.inf
-        above = self.scores[self.n - 1 - max(allowed, 0)]
+        above = self.raised[self.n - 1 - max(allowed, 0)]
         smallest = np.nextafter(above, np.float32(np.inf))
         if allowed < 0 and self.tail is not None:
             smallest = max(smallest, np.float32(self.tail.quantile(rate)))

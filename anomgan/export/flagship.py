@@ -16,7 +16,6 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from anomgan.export.graph import GraphBuilder, Network, Value, affine, hidden_layers, mlp, row_sum
-from anomgan.export.program import to_columns
 from anomgan.scoring.attribution import (
     BY_DIFFERENCES,
     REACH,
@@ -109,7 +108,7 @@ def _reconstruction(
     """Reconstruction term [c, 1], log kernels of references [c, b], squared residual [c, d]."""
     settings = score.settings
     scale, share = 1.0 / (2.0 * settings.bandwidth**2), settings.inversion_share
-    distance, log_kernel = _soft_distance(g, score, strips, (1.0 - share) * scale)
+    by_memory, log_kernel = _soft_distance(g, score, strips, (1.0 - share) * scale)
     inverted = [_inverted(g, score, m, near) for m in range(score.n_members)]
     energy = _mean(g, [energy for energy, _ in inverted])  # [c, 1]
     residual = _mean(g, [square for _, square in inverted])  # [c, d]
@@ -119,7 +118,7 @@ def _reconstruction(
         energy = g.op("Add", energy, row_sum(g, beyond, len(score.feature_column)))
         residual = g.op("Add", residual, beyond)
     energy = g.op("Mul", energy, g.constant(share * scale, np.float32))
-    total = g.op("Add", distance, energy)
+    total = g.op("Add", by_memory, energy)
     return total, log_kernel, residual
 
 
@@ -138,7 +137,7 @@ def _shares(
     """
     floors = g.constant(score.attribution.floors.numpy().reshape(1, -1))
     left = g.op(
-        "Add", to_columns(g, score.feature_column.numpy(), score.n_columns, residual), floors
+        "Add", _to_columns(g, score.feature_column.numpy(), score.n_columns, residual), floors
     )
     left = g.op("Div", left, row_sum(g, left, score.n_columns))
     by_generator = g.op("Mul", left, energy)
@@ -160,6 +159,17 @@ def _shares(
         then_branch=explaining.graph("explained", [], outputs[0]),
         else_branch=otherwise.graph("unexplained", [], outputs[1]),
     )
+
+
+def _to_columns(
+    g: GraphBuilder, feature_column: NDArray[Any], n_columns: int, by_feature: Value
+) -> Value:
+    """Add up features of one column: [c, d] -> [c, n_columns]."""
+    if np.array_equal(feature_column, np.arange(n_columns)):
+        return by_feature
+    matrix = np.zeros((len(feature_column), n_columns), dtype=np.float32)
+    matrix[np.arange(len(feature_column)), feature_column] = 1.0
+    return g.op("MatMul", by_feature, g.constant(matrix))
 
 
 def _explained(
@@ -241,7 +251,7 @@ def _strip(g: GraphBuilder, score: FrozenScore, x: Value, unit: float) -> tuple[
     largest = g.op("ReduceMax", log_kernel, axis, keepdims=1)  # [r, 1]
     # The largest share of a kernel in the sum of all is exp(largest - log sum).
     log_share = g.op("ReduceMax", g.op("LogSoftmax", log_kernel, axis=1), axis, keepdims=1)
-    energy = g.op("Sub", g.op("Sub", log_share, largest), g.constant(-memory.peak, np.float32))
+    energy = g.op("Add", g.op("Sub", log_share, largest), g.constant(memory.peak, np.float32))
     energy = g.op("Mul", energy, g.constant(2.0 * variance * unit, np.float32))
     energy = g.op("Max", energy, g.constant(0.0, np.float32))
     some = g.op("Slice", log_kernel, g.ints(0), g.ints(len(memory.references)), axis)  # [r, b]

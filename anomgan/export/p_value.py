@@ -19,8 +19,9 @@ __all__ = ["add_group_code", "add_grouped_p_value", "add_p_value"]
 _FLOAT, _DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 
 _LARGEST_TREE = 4096
-"""Most known scores that a tree compares a score with: one of more takes long to read."""
+"""Most known scores that stand in a tree one by one: each takes 64 bytes of the file."""
 _BLOCK = 32
+"""Known scores that stand in the tree as one, where there are more."""
 _STRAIGHT = 1e-9
 """A tail of a smaller shape is exponential: to work with its inverse would cost digits."""
 
@@ -46,7 +47,7 @@ def add_p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
     beyond = _beyond_all(g, calibrator.tail, score)
     least = g.constant(MINIMUM_P_VALUE, np.float64)
     beyond = g.op("Clip", beyond, least, g.constant(calibrator.resolution, np.float64))
-    largest = g.constant(calibrator.scores[-1], np.float32)
+    largest = g.constant(calibrator.raised[-1], np.float32)
     is_beyond = g.op("Greater", score, largest)
     return g.op("Where", is_beyond, g.op("Cast", beyond, to=_FLOAT), p)
 
@@ -58,7 +59,7 @@ def _counted(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
     scores are cut into blocks: the tree finds the last block that begins below the score, all
     those before it lie below it as a whole, and that one is counted one by one.
     """
-    known, n = calibrator.scores, calibrator.n
+    known, n = calibrator.raised, calibrator.n
     if n <= _LARGEST_TREE:
         points, below = np.unique(known, return_index=True)
         below = np.append(below, n)  # how many lie below a score between two points
@@ -146,7 +147,8 @@ def _beyond_all(g: GraphBuilder, tail: Tail, score: Value) -> Value:
         slopes, starts = np.array([[slope]]), np.array([start])
         return g.op("Gemm", x, g.constant(slopes), g.constant(starts))
 
-    wide = g.op("Cast", score, to=_DOUBLE)
+    # Below the threshold, where nobody looks, the logarithm would be that of a negative number.
+    wide = g.op("Max", g.op("Cast", score, to=_DOUBLE), g.constant(tail.threshold, np.float64))
     log_share = math.log(tail.n_exceedances / tail.n)
     if tail.shape > _STRAIGHT:
         steepness = tail.shape / tail.scale
@@ -184,7 +186,7 @@ def add_grouped_p_value(
     """P-value of each score within its group, as `GroupedCalibrator.p_values`: float32 [c, 1].
 
     `score` is float32 [c, 1] and `group` int64 [c, 1]. Every row gathers the numbers of its own
-    calibrator; the arithmetic is that of `add_p_value`.
+    calibrator; without a calibrator's numbers in common, scores are counted one by one.
     """
     calibrators = [calibrator.pooled, *calibrator.groups.values()]
     axis = g.ints(1)
@@ -198,7 +200,7 @@ def add_grouped_p_value(
     # Padded with what is never at least a score.
     padded = np.full((len(calibrators), widest), -np.inf, dtype=np.float32)
     for row, known in zip(padded, calibrators, strict=True):
-        row[: known.n] = known.scores
+        row[: known.n] = known.raised
     at_least = g.op("GreaterOrEqual", of(padded), column)
     count = g.op("ReduceSum", g.op("Cast", at_least, to=_DOUBLE), axis, keepdims=0)
     p = g.op("Add", count, g.constant(1.0, np.float64))
@@ -206,7 +208,7 @@ def add_grouped_p_value(
     if any(c.tail is not None for c in calibrators):
         resolution = of(np.array([c.resolution for c in calibrators]))
         # Without a tail no score is beyond: the p-value stays the counted one.
-        largest = [np.inf if c.tail is None else c.scores[-1] for c in calibrators]
+        largest = [np.inf if c.tail is None else c.raised[-1] for c in calibrators]
         beyond = _beyond(g, [c.tail for c in calibrators], score, of)
         beyond = g.op("Min", beyond, resolution)
         is_beyond = g.op("Greater", score, of(np.array(largest, dtype=np.float32)))

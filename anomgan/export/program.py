@@ -12,7 +12,7 @@ from anomgan.export.graph import GraphBuilder, Value
 from anomgan.scoring.frozen import FLOOR
 from anomgan.scoring.program import ProgramScore
 
-__all__ = ["add_program", "to_columns"]
+__all__ = ["add_program"]
 
 
 def add_program(
@@ -53,18 +53,7 @@ def add_program(
     if parts.whole is not None:
         out = g.op("Gemm", parts.whole, g.constant(shared(np.array([n]), unit)), out)
     if parts.by_feature is not None:
-        to_columns = shared(score.feature_column.numpy(), unit)
-        out = g.op("Gemm", parts.by_feature, g.constant(to_columns), out)
+        by_column = shared(score.feature_column.numpy(), unit)
+        out = g.op("Gemm", parts.by_feature, g.constant(by_column), out)
     contributions, total = g.multi("Split", out, g.ints(n + 1, 1), outputs=2, axis=1)
     return total, contributions
-
-
-def to_columns(
-    g: GraphBuilder, feature_column: NDArray[Any], n_columns: int, by_feature: Value
-) -> Value:
-    """Add up features of one column: [c, d] -> [c, n_columns]."""
-    if np.array_equal(feature_column, np.arange(n_columns)):
-        return by_feature
-    matrix = np.zeros((len(feature_column), n_columns), dtype=np.float32)
-    matrix[np.arange(len(feature_column)), feature_column] = 1.0
-    return g.op("MatMul", by_feature, g.constant(matrix))

@@ -152,7 +152,7 @@ class _Judged:
     """What scores the rows, and the rows: features [N, d], surprise [N, n_columns], group [N, 1].
 
     The p-values of groups are counted pass by pass, as each row gathers all scores of its own
-    group; without groups they take next to no memory, and are counted at the end.
+    group; without groups they take less memory than the rows, and are counted at the end.
     """
 
     score: RowScore

@@ -35,7 +35,7 @@ class InversionSettings:
         Of the preconditioned steps.
     """
 
-    n_steps: int = 5
+    n_steps: int = 2
     learning_rate: float = 0.5
     momentum: float = 0.5
 

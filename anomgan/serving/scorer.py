@@ -409,6 +409,8 @@ class Scorer:
                 f"model needs {len(names)} columns ({', '.join(names[:5])}"
                 f"{', ...' if len(names) > 5 else ''}): hand in a DataFrame"
             )
+        if isinstance(rows, np.matrix):  # two dimensions however it is cut: Polars cuts for ever
+            rows = rows.A
         return pl.DataFrame(rows, schema=list(names))
 
     def _checked(self, rows: Rows) -> Rows:

@@ -8,7 +8,7 @@ session of its own, from the same bytes, when it first scores.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnxruntime as ort
@@ -40,7 +40,7 @@ class ForkedSession:
         self._left: list[ort.InferenceSession] = []
         self._reopen = reopen
 
-    def run(self, outputs: Sequence[str], feed: Mapping[str, Any]) -> list[Any]:
+    def run(self, outputs: Sequence[str], feed: dict[str, Any]) -> list[Any]:
         """Run the graph; see onnxruntime.
 
         Raises

@@ -123,7 +123,8 @@ def test_a_group_changes_the_p_value_and_nothing_else_of_the_decision(
 def test_without_groups_the_graph_knows_nothing_of_them(fitted: FittedModel, model: bytes) -> None:
     calibrator = fitted.calibrator
     assert isinstance(calibrator, GroupedCalibrator)
-    plain = replace(fitted, calibrator=calibrator.pooled)
+    tail = Tail(1.0, 0.2, 1.0, 10, calibrator.pooled.n)  # a curved one, whatever was fitted
+    plain = replace(fitted, calibrator=replace(calibrator.pooled, tail=tail))
     graph, grouped = onnx.load_from_string(_build(plain)).graph, onnx.load_from_string(model).graph
     kinds = [node.op_type for node in graph.node]
     more = [node.op_type for node in grouped.node]
@@ -135,7 +136,17 @@ def test_without_groups_the_graph_knows_nothing_of_them(fitted: FittedModel, mod
     # p-values put together from tiles. Without groups these are counted outside.
     added = ["Concat", "Gather", "LabelEncoder", "Pad", "Reshape", "Reshape", "Slice"]
     assert sorted((Counter(more) - Counter(kinds)).elements()) == added
-    counted = {"TreeEnsembleRegressor", "Cast", "Gemm", "Log", "Exp", "Clip", "Greater", "Where"}
+    counted = {
+        "TreeEnsembleRegressor",
+        "Cast",
+        "Gemm",
+        "Log",
+        "Exp",
+        "Clip",
+        "Greater",
+        "Where",
+        "Max",
+    }
     assert set(Counter(kinds) - Counter(more)) == counted
     (inside,) = (a.g for a in scan.attribute if a.name == "body")
     assert [value.name for value in inside.input] == ["tile_x", "tile_s"]

@@ -40,12 +40,33 @@ def test_p_values_match_a_loop_and_fall_in_the_score(calibration, scores, tail):
     assert (np.diff(p) <= 0).all()
     assert ((p > 0) & (p <= 1)).all()
     for score, value in zip(ordered, p, strict=True):
-        at_least = sum(1 for c in calibration if np.float32(c) >= score)
+        at_least = sum(1 for c in calibration if np.float32(c + abs(c) * 2.0**-18) >= score)
         conformal = (1 + at_least) / (len(calibration) + 1)
         if at_least or calibrator.tail is None:
             assert value == conformal
         else:
             assert value <= conformal
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_a_score_that_was_rounded_up_stays_with_its_equals(tail):
+    """Forty held-out rows of four kinds: whose score is an ulp more than theirs is one of them."""
+    known = np.repeat(np.array([1.5, 2.25, 7.1, 33.3], dtype=np.float32), 10)
+    calibrator = Calibrator.fit(known, false_alarm_rate=0.2, tail=tail)
+    exact = calibrator.p_values(known[::10])
+    np.testing.assert_allclose(exact, [1.0, 31 / 41, 21 / 41, 11 / 41])
+    rounded = known[::10]
+    for _ in range(10):
+        rounded = np.nextafter(rounded, np.float32(np.inf))
+        np.testing.assert_array_equal(calibrator.p_values(rounded), exact)
+    assert (calibrator.p_values(known[::10] * np.float32(1.0001)) < exact).all()
+    assert calibrator.p_values([calibrator.threshold()])[0] <= 0.2
+
+
+def test_the_largest_numbers_are_raised_no_further():
+    most = np.finfo(np.float32).max
+    calibrator = Calibrator.fit([-most, 0.0, most], false_alarm_rate=0.5, tail=False)
+    np.testing.assert_array_equal(calibrator.p_values([most, 0.0, np.inf]), [0.5, 0.75, 0.25])
 
 
 @given(st.lists(finite, min_size=1, max_size=300), st.floats(1e-7, 0.999), st.booleans())

@@ -73,6 +73,8 @@ def test_what_is_no_plain_number_takes_the_way_of_tables(numbers_model: Path) ->
     assert gap.score == missing.score
     many = np.random.default_rng(0).normal(size=(1500, 2))
     assert (scorer.score(many).score[:900] == scorer.score(many[:900]).score).all()
+    matrix = scorer.score(many[:900].view(np.matrix))
+    assert (matrix.score == scorer.score(many[:900]).score).all()
     ints = np.arange(6).reshape(3, 2)
     assert (scorer.score(ints).score == scorer.score(ints.astype(float)).score).all()
 
