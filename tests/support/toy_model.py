@@ -110,7 +110,7 @@ def _graph(schema, mean, deviation, categories, calibrator):
         "one": np.array(1, np.float32),
         "share": np.array(DISCRIMINATOR_SHARE, np.float32),
         "axis1": np.array([1], np.int64),
-        "calibration": calibrator.scores[None, :],
+        "calibration": calibrator.raised[None, :],
         "n_plus_one": np.array(calibrator.n + 1, np.float32),
         "false_alarm_rate": np.array(calibrator.false_alarm_rate, np.float32),
     }
