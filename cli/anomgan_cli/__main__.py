@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anomgan_cli.main import app
+from anomgan_cli.main import main
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -38,6 +38,7 @@ __all__ = [
     "TERMINATED",
     "ended_promptly",
     "guarded",
+    "leave",
 ]
 
 OK: Final = 0
@@ -71,10 +72,10 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
             raise typer.Exit(FAILURE) from None
         except KeyboardInterrupt as stop:
             _tell("Interrupted", str(stop) or "nothing partial was left behind.", style="yellow")
-            raise _leave(INTERRUPTED) from None
+            raise leave(INTERRUPTED) from None
         except SystemExit as stop:
             if stop.code == TERMINATED:
-                _leave(TERMINATED)
+                leave(TERMINATED)
             raise
         except Exception as error:
             if kwargs.get("debug"):
@@ -83,13 +84,13 @@ def guarded(command: Callable[Parameters, Result]) -> Callable[Parameters, Resul
             if isinstance(error, OSError):
                 _drop_if_unwritable()
             code = _code(error)
-            raise (_leave(code) if code == INTERRUPTED else typer.Exit(code)) from None
+            raise (leave(code) if code == INTERRUPTED else typer.Exit(code)) from None
 
     return run
 
 
-def _leave(code: int) -> typer.Exit:
-    """End a process that was stopped: tearing torch down can take longer than anyone waits.
+def leave(code: int) -> typer.Exit:
+    """End the process here and now: to tear torch down can take longer than anyone waits.
 
     Elsewhere than in a process of its own, what to raise is returned.
     """

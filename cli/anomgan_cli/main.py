@@ -18,8 +18,9 @@ from anomgan_cli.commands.fit import fit
 from anomgan_cli.commands.inspect import inspect
 from anomgan_cli.commands.score import score
 from anomgan_cli.commands.threshold import threshold
+from anomgan_cli.exits import leave
 
-__all__ = ["app"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="anomgan",
@@ -58,3 +59,17 @@ for _command in (fit, score, explain, evaluate, inspect, threshold, export, dete
     app.command()(_command)
 benchmark.command()(speed)
 app.add_typer(benchmark)
+
+
+def main() -> None:
+    """Run the command that this process was started for, and end the process.
+
+    All is written and closed by then. To tear down what was imported and trained, as Python does at
+    its end, takes up to seconds that nobody gains from, and a signal then finds nobody to answer.
+    """
+    try:
+        app()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            leave(end.code or 0)
+        raise

@@ -98,7 +98,7 @@ def test_metadata_of_the_wheel(built: tuple[Path, Path]) -> None:
         metadata = message_from_bytes(wheel.read(f"{info}/METADATA"))
         entry_points = wheel.read(f"{info}/entry_points.txt").decode()
         assert f"{info}/licenses/LICENSE" in wheel.namelist()
-    assert entry_points.split() == ["[console_scripts]", "anomgan", "=", "anomgan_cli.main:app"]
+    assert entry_points.split() == ["[console_scripts]", "anomgan", "=", "anomgan_cli.main:main"]
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.11"
     needed = {r for r in metadata.get_all("Requires-Dist", []) if "extra ==" not in r}

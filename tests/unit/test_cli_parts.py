@@ -3,13 +3,14 @@
 import io
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from anomgan_cli.commands.score import default_output
-from anomgan_cli.main import app
+from anomgan_cli.main import app, main
 from anomgan_cli.options import parse_duration
 from anomgan_cli.render import count, scoring_progress, training_progress
 
@@ -96,3 +97,29 @@ def test_the_library_log_does_not_repeat_what_commands_say():
 def test_help_says_where_scores_go_by_default():
     result = CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "160"})
     assert "[default: (TABLE.scores.csv)]" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [(["--version"], 0, "anomgan "), (["detectors"], 0, "ganomaly"), (["score", "--nope"], 2, "")],
+)
+def test_a_process_ends_with_its_command(words: list[str], code: int, said: str) -> None:
+    """All is said, the code is the command's, and nothing is torn down."""
+    program = (
+        "import atexit, sys\nfrom anomgan_cli.main import main\n"
+        "atexit.register(print, 'torn down')\nsys.argv = ['anomgan', *sys.argv[1:]]\nmain()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code
+    assert said in ended.stdout
+    assert "torn down" not in ended.stdout
+    assert ended.stderr if code else not ended.stderr
+
+
+def test_within_another_process_the_command_only_raises(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, patch.object(sys, "argv", ["anomgan", "--version"]):
+        main()
+    assert not end.value.code
+    assert capsys.readouterr().out.startswith("anomgan ")

@@ -61,7 +61,11 @@ def test_one_rate_gives_each_group_its_threshold():
     assert calibrator.resolution == 1 / 9
     assert calibrator.threshold(group="a") == pytest.approx(3.0, rel=1e-5)
     assert calibrator.threshold(group="b") == pytest.approx(14.0, rel=1e-5)
-    assert calibrator.threshold() == calibrator.threshold(group="unseen") == pytest.approx(13.0, rel=1e-5)
+    assert (
+        calibrator.threshold()
+        == calibrator.threshold(group="unseen")
+        == pytest.approx(13.0, rel=1e-5)
+    )
     assert calibrator.threshold(0.5, "a") == pytest.approx(2.0, rel=1e-5)
     for group in ("a", "b", ""):
         value = np.float32(calibrator.threshold(group=group))
