@@ -5,7 +5,7 @@ The p-value of a score ``s`` is split-conformal on the scores of held-out normal
     p(s) = (1 + #{calibration scores >= s}) / (n + 1)
 
 which is valid for any score and any distribution (Vovk, Gammerman & Shafer 2005, section
-2.2). Scores that differ by rounding count as equal (`SLACK`). It cannot go below ``1 / (n + 1)``.
+2.2). Scores that differ by a rounding count as equal (`SLACK`). It cannot go below ``1 / (n + 1)``.
 Above the largest calibration score a generalised Pareto tail, fitted to the largest calibration
 scores, says how far beyond: that part is an extrapolation, and is called so wherever it is shown.
 """
@@ -49,7 +49,8 @@ SLACK: Final = 2.0**-18
 """Share of itself by which a calibration score is raised before scores are compared with it.
 
 A runtime or a processor rounds the last digits of a score otherwise. Where held-out rows repeat, a
-new row that equals them must not count as above them all for that.
+new row that equals them must not count as above them all for that. Detectors of anomgan have scores
+of 1 and more, of which this is a small part.
 """
 
 LEAST_FOR_TAIL: Final = 2 * MINIMUM_EXCEEDANCES
@@ -226,11 +227,14 @@ class Calibrator:
         Extrapolation above the largest of them.
     false_alarm_rate : float
         Default share of normal rows that may be flagged, in (0, 1).
+    slack : float, default=SLACK
+        Share of itself by which a score is raised before others are compared with it; not stored.
     """
 
     scores: NDArray[np.float32]
     tail: Tail | None
     false_alarm_rate: float
+    slack: float = SLACK
 
     def __post_init__(self) -> None:
         if self.scores.dtype != np.float32 or self.scores.ndim != 1 or len(self.scores) == 0:
@@ -244,7 +248,12 @@ class Calibrator:
 
     @classmethod
     def fit(
-        cls, scores: ArrayLike, *, false_alarm_rate: float = 0.01, tail: bool = True
+        cls,
+        scores: ArrayLike,
+        *,
+        false_alarm_rate: float = 0.01,
+        tail: bool = True,
+        slack: float = SLACK,
     ) -> Calibrator:
         """Calibrate on the scores of held-out normal rows.
 
@@ -256,6 +265,8 @@ class Calibrator:
             Share of normal rows that may be flagged.
         tail : bool, default=True
             Fit a tail, so that rates below ``1 / (n + 1)`` can be asked for.
+        slack : float, default=SLACK
+            See `SLACK`; 0 for scores that may lie close together far from 0.
 
         Raises
         ------
@@ -275,7 +286,7 @@ class Calibrator:
             )
         ordered = np.sort(values)
         fitted = Tail.fit(ordered) if tail else None
-        return cls(scores=ordered, tail=fitted, false_alarm_rate=float(false_alarm_rate))
+        return cls(ordered, fitted, float(false_alarm_rate), slack)
 
     @property
     def n(self) -> int:
@@ -286,7 +297,7 @@ class Calibrator:
     def raised(self) -> NDArray[np.float32]:
         """The scores as others are compared with them, float32 [n]: see `SLACK`."""
         wide = self.scores.astype(np.float64)
-        wide += SLACK * np.abs(wide)
+        wide += self.slack * np.abs(wide)
         return np.minimum(wide, np.finfo(np.float32).max).astype(np.float32)
 
     @property
@@ -442,12 +453,14 @@ class Calibrator:
         """
         names = ("threshold", "shape", "scale", "n_exceedances", "n")
         try:
-            tail = arrays["tail"]
+            tail = (
+                dict(zip(names, arrays["tail"].tolist(), strict=True))
+                if arrays["tail"].size
+                else {}
+            )
             return cls(
                 scores=arrays["scores"],
-                tail=Tail.from_dict(dict(zip(names, tail.tolist(), strict=True)))
-                if tail.size
-                else None,
+                tail=Tail.from_dict(tail) if tail else None,
                 false_alarm_rate=float(arrays["false_alarm_rate"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

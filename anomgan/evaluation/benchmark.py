@@ -346,7 +346,8 @@ def _results(tasks: Sequence[_Task], jobs: int) -> Iterator[Run]:
                 child.terminate()
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # The command ends its process without Python's own clearing up: nothing may be left.
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker() -> None:

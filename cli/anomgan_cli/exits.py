@@ -98,7 +98,7 @@ def leave(code: int) -> typer.Exit:
     if (sys.stdout, sys.stderr) == own:
         for stream in own:
             if stream is not None:
-                with suppress(OSError):
+                with suppress(OSError, ValueError):  # full, or closed
                     stream.flush()
         os._exit(code)
     return typer.Exit(code)

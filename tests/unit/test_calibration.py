@@ -63,6 +63,12 @@ def test_a_score_that_was_rounded_up_stays_with_its_equals(tail):
     assert calibrator.p_values([calibrator.threshold()])[0] <= 0.2
 
 
+def test_without_slack_scores_far_from_0_are_told_apart():
+    known = (1e4 + np.arange(1, 10) / 512).astype(np.float32)
+    calibrator = Calibrator.fit(known, false_alarm_rate=0.5, tail=False, slack=0.0)
+    np.testing.assert_allclose(calibrator.p_values(known), np.arange(10, 1, -1) / 10)
+
+
 def test_the_largest_numbers_are_raised_no_further():
     most = np.finfo(np.float32).max
     calibrator = Calibrator.fit([-most, 0.0, most], false_alarm_rate=0.5, tail=False)
