@@ -453,16 +453,9 @@ class Calibrator:
         """
         names = ("threshold", "shape", "scale", "n_exceedances", "n")
         try:
-            tail = (
-                dict(zip(names, arrays["tail"].tolist(), strict=True))
-                if arrays["tail"].size
-                else {}
-            )
-            return cls(
-                scores=arrays["scores"],
-                tail=Tail.from_dict(tail) if tail else None,
-                false_alarm_rate=float(arrays["false_alarm_rate"]),
-            )
+            numbers = arrays["tail"].tolist()
+            tail = Tail.from_dict(dict(zip(names, numbers, strict=True))) if numbers else None
+            return cls(arrays["scores"], tail, float(arrays["false_alarm_rate"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"not the arrays of a calibrator: {error}") from error
 
