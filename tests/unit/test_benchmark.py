@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -114,6 +115,8 @@ def test_processes_give_the_same_rows(data_dir: Path, tmp_path: Path) -> None:
     one = run_benchmark(cases, METHODS, [0], tmp_path / "one.csv")
     environment = dict(os.environ)
     two = run_benchmark(cases, METHODS, [0], tmp_path / "two.csv", jobs=2)
+    # Whoever ends the process now leaves none behind.
+    assert not multiprocessing.active_children()
     assert _untimed(one) == _untimed(two)
     assert dict(os.environ) == environment
 
