@@ -26,9 +26,11 @@ from anomgan.serving.interface import (
     require_interface,
     stated_metadata,
 )
+from anomgan.serving.plain import plain_array, plain_row
 from anomgan.serving.plain_graph import require_plain_graph
 from anomgan.serving.providers import CPU, Providers, make_session, usable_threads
 from anomgan.serving.sessions import ForkedSession
+from anomgan.serving.single_row import SingleRows
 from anomgan.serving.streaming import ordered_map
 from anomgan.serving.verdicts import Verdicts
 from anomgan.tables.columns import ColumnKind
@@ -42,8 +44,6 @@ SCORER_FILE: Final = "scorer.onnx"
 PROBE_FILE: Final = "probe.npz"
 
 _CHUNK: Final = 1024  # rows a call: the graph tiles inside, this only spreads them over threads
-_EXACT: Final = 2**53  # whole numbers below it are floats, too
-_PLAIN_TYPES: Final = tuple(np.dtype(kind) for kind in (np.float64, np.float32, np.int64, np.int32))
 _SCORE_RTOL: Final = 1e-3  # another processor rounds differently, through K inversion steps
 _P_VALUE_ATOL: Final = 0.02  # a score that moves past calibration scores moves in steps
 _PROBE_ROWS_SHOWN: Final = 3
@@ -127,6 +127,7 @@ class Scorer:
         self._categorical_names = self.schema.categorical_names
         self._sound_rate: float | None = None
         self._fed_rate = (self.false_alarm_rate, _cell(self.false_alarm_rate))
+        self._single = self._single_rows(session)
 
     @classmethod
     def open(
@@ -217,9 +218,10 @@ class Scorer:
             The rate cannot be kept, or `rows` is nothing that holds rows.
         """
         rate = self._rate(false_alarm_rate)
-        plain = self._plain_numbers(rows)
-        if plain is not None and on_bad_row in ("error", "skip"):
-            return self._feed({"numeric": plain}, rate, 1)
+        if on_bad_row in ("error", "skip"):
+            found = self._score_plain(rows, rate)
+            if found is not None:
+                return found
         parts = [self._judge(part, rate) for part in self._understand(rows, on_bad_row)]
         return Verdicts.joined(parts) if parts else self._nothing(rate)
 
@@ -341,6 +343,15 @@ class Scorer:
             )
         )
 
+    def _single_rows(self, session: ort.InferenceSession) -> SingleRows | None:
+        """Return what scores single rows at less cost, where the graph takes numbers on the CPU."""
+        shape = next(out.shape for out in session.get_outputs() if out.name == "contributions")
+        if self.provider != CPU or self._categorical_names or not self._numeric_names:
+            return None
+        if len(shape) != 2 or not isinstance(shape[1], int):  # the first graphs may not tell
+            return None
+        return SingleRows(self._session, len(self._numeric_names), shape[1])
+
     def _rate(self, asked: float | None) -> float:
         rate = self.false_alarm_rate if asked is None else float(asked)
         if rate != self._sound_rate:
@@ -359,32 +370,30 @@ class Scorer:
         for batch in open_table(self._as_table(rows), on_bad_row=on_bad_row):
             yield self.schema.rows(batch, on_bad_row=on_bad_row)
 
-    def _plain_numbers(self, rows: Any) -> NDArray[np.float64] | None:
-        """Take plain finite numbers without the detour of a table, which costs more than to score.
-
-        That is one row as a mapping, or an array of few rows. None: anything else, of which the
-        table's reader tells what is wrong, or makes the best.
-        """
+    def _score_plain(self, rows: Any, rate: float) -> Verdicts | None:
+        """Score few rows of plain numbers; None: anything else."""
+        if isinstance(rows, Rows):
+            if self._single is None or len(rows.numeric) != 1 or rows.faults:
+                return None
+            return self._score_row(self._checked(rows).numeric[0], rate, rows.first_row)
         if not self._plain:
             return None
         # Not of a class derived from it: masked cells are missing, not plain numbers.
         if type(rows) is np.ndarray:
-            shape = rows.shape
-            if len(shape) != 2 or shape[1] != len(self._numeric_names):
-                return None
-            if not 0 < shape[0] <= _CHUNK or rows.dtype not in _PLAIN_TYPES:
-                return None
-            numeric = np.ascontiguousarray(rows, dtype=np.float64)
-        elif isinstance(rows, Mapping):
-            values = [rows.get(name) for name in self._numeric_names]
-            if not all(
-                type(v) is float or (type(v) is int and -_EXACT < v < _EXACT) for v in values
-            ):
-                return None
-            numeric = np.array([values], dtype=np.float64)
-        else:
-            return None
-        return numeric if np.isfinite(numeric).all() else None
+            numeric = plain_array(rows, len(self._numeric_names), _CHUNK)
+            if numeric is not None and len(numeric) > 1:
+                return self._feed({"numeric": numeric}, rate, 1)
+            return None if numeric is None else self._score_row(numeric[0], rate, 1)
+        row = plain_row(rows, self._numeric_names) if isinstance(rows, Mapping) else None
+        return None if row is None else self._score_row(row, rate, 1)
+
+    def _score_row(
+        self, row: Sequence[float] | NDArray[np.float64], rate: float, first_row: int
+    ) -> Verdicts:
+        single = self._single
+        if single is None:
+            return self._feed({"numeric": np.array([row], dtype=np.float64)}, rate, first_row)
+        return self._judged(lambda: single.run(row, rate), rate, first_row)
 
     def _as_table(self, rows: Any) -> Any:
         if isinstance(rows, str | os.PathLike):
@@ -457,19 +466,20 @@ class Scorer:
         """Run the graph on rows that it takes as they are."""
         known, cell = self._fed_rate
         feed["false_alarm_rate"] = cell if rate == known else _cell(rate)
+        return self._judged(lambda: self._session.run(OUTPUTS, feed), rate, first_row)
+
+    def _judged(
+        self, call: Callable[[], list[NDArray[Any]]], rate: float, first_row: int
+    ) -> Verdicts:
+        """Make verdicts of what a call of the graph gives."""
         try:
-            score, p_value, flags, contributions = self._session.run(OUTPUTS, feed)
+            score, p_value, flags, contributions = call()
         except ModelError:
             raise
         except Exception as error:  # onnxruntime raises classes of its own that share no base
             reason = (str(error).splitlines() or [""])[0]
             raise ModelError(f"{self._source} failed on {self.provider}: {reason}") from error
-        return Verdicts(
-            *(score, p_value, flags, contributions),
-            feature_names=self.feature_names,
-            false_alarm_rate=rate,
-            first_row=first_row,
-        )
+        return Verdicts(score, p_value, flags, contributions, self.feature_names, rate, first_row)
 
     def _nothing(self, rate: float, first_row: int = 1) -> Verdicts:
         return Verdicts(

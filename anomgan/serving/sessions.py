@@ -48,11 +48,13 @@ class ForkedSession:
         ModelError
             This is a forked child, in which the session cannot be opened again.
         """
-        pid, session = self._owned
-        if pid != os.getpid():
-            session = self._opened_here(session)
-        found: list[Any] = session.run(outputs, feed)
+        found: list[Any] = self.here().run(outputs, feed)
         return found
+
+    def here(self) -> ort.InferenceSession:
+        """Return the session of this process; see `run`."""
+        pid, session = self._owned
+        return session if pid == os.getpid() else self._opened_here(session)
 
     def _opened_here(self, inherited: ort.InferenceSession) -> ort.InferenceSession:
         in_use = inherited.get_providers()[0]

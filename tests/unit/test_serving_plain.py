@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +20,7 @@ from anomgan import GANDetector
 from anomgan.errors import SchemaError, UsageError
 from anomgan.serving import Scorer
 from anomgan.serving.verdicts import Verdicts
+from anomgan.tables.schema import Rows
 
 PLAIN_CELLS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False, width=64),
@@ -106,3 +111,92 @@ def test_few_rows_and_many_make_the_same_frame(n):
     for name in ("score", "p_value", "is_anomaly"):
         assert frame[name].is_null().to_list() == (~known).tolist()
         assert np.array_equal(frame[name].drop_nulls().to_numpy(), getattr(verdicts, name)[known])
+
+
+def test_single_rows_leave_earlier_answers_alone(numbers_model: Path) -> None:
+    """Their buffers are used again: an answer must not be a view of them."""
+    scorer = _plain_scorer(numbers_model)
+    rows = np.random.default_rng(0).normal(size=(40, 2)) * 3.0
+    together = scorer.score(rows)
+    one_by_one = [scorer.score(row.reshape(1, 2)) for row in rows]
+    for name in ("score", "p_value", "is_anomaly", "contributions"):
+        found = np.concatenate([getattr(verdicts, name) for verdicts in one_by_one])
+        assert found.dtype == getattr(together, name).dtype
+        assert np.array_equal(found, getattr(together, name)), name
+    assert together.is_anomaly.any()
+    assert not together.is_anomaly.all()
+    row = {"load": rows[0, 0], "heat": rows[0, 1]}
+    p_value = float(together.p_value[0])
+    # An answer at another rate, and back at the model's own.
+    looser, tighter = min(0.9, 1.01 * p_value), 0.99 * p_value
+    for rate, flag in ((looser, True), (tighter, False), (None, p_value <= 0.01)):
+        verdicts = scorer.score({k: float(v) for k, v in row.items()}, false_alarm_rate=rate)
+        assert bool(verdicts.is_anomaly[0]) is flag
+        assert verdicts.false_alarm_rate == (scorer.false_alarm_rate if rate is None else rate)
+
+
+def test_a_single_row_as_rows_keeps_its_number_and_its_missing_cells(numbers_model: Path) -> None:
+    scorer = _plain_scorer(numbers_model)
+    nothing = np.empty((1, 0), dtype=object)
+    rows = Rows(np.array([[np.nan, 1.0]]), nothing, None, first_row=7)
+    found = scorer.score(rows)
+    assert found.first_row == 7
+    assert found.score == scorer.score({"load": None, "heat": 1.0}).score
+    unreadable = Rows(np.array([[0.0, 1.0]]), nothing, None, first_row=7, faults={0: "bad"})
+    assert np.isnan(scorer.score(unreadable).score).all()
+    with pytest.raises(UsageError, match="do not fit this model"):
+        scorer.score(Rows(np.zeros((1, 3)), nothing, None, first_row=1))
+
+
+def test_threads_score_single_rows_side_by_side(numbers_model: Path) -> None:
+    scorer = _plain_scorer(numbers_model)
+    rows = np.random.default_rng(1).normal(size=(16, 200, 2))
+    expected = [scorer.score(part) for part in rows]
+    ready = threading.Barrier(len(rows))
+
+    def work(part: np.ndarray) -> list[Verdicts]:
+        ready.wait()
+        return [scorer.score(row.reshape(1, 2)) for row in part]
+
+    with ThreadPoolExecutor(len(rows)) as pool:
+        found = list(pool.map(work, rows))
+    for serial, own in zip(expected, found, strict=True):
+        assert np.array_equal(serial.score, np.concatenate([v.score for v in own]))
+        shares = np.concatenate([v.contributions for v in own])
+        assert np.array_equal(serial.contributions, shares)
+
+
+def test_a_row_scored_in_the_middle_of_another_has_buffers_of_its_own(numbers_model: Path) -> None:
+    """As a signal's handler may, between the graph's run and the reading of its answer."""
+    scorer = _plain_scorer(numbers_model)
+    first, second = np.array([[0.1, 0.2]]), np.array([[5.0, -5.0]])
+    expected = scorer.score(first)
+    session = scorer._session.here()
+
+    class Interrupted:
+        """The session, and somebody who scores another row after the first run."""
+
+        def __init__(self) -> None:
+            self.armed = False
+            self.answers: list[Verdicts] = []
+
+        def run_with_iobinding(self, binding: Any) -> None:
+            session.run_with_iobinding(binding)
+            if self.armed:
+                self.armed = False
+                self.answers.append(scorer.score(second))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(session, name)
+
+    interrupted = Interrupted()
+    scorer._session._owned = (os.getpid(), interrupted)  # type: ignore[assignment]
+    try:
+        scorer.score(first)  # binds
+        interrupted.armed = True
+        found = scorer.score(first)
+    finally:
+        scorer._session._owned = (os.getpid(), session)
+    assert found.score == expected.score
+    (meanwhile,) = interrupted.answers
+    assert meanwhile.score == scorer.score(second).score != expected.score
