@@ -13,6 +13,7 @@ that is unknown there is skipped, as protobuf does.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -39,8 +40,27 @@ _NODE, _INITIALIZER, _SPARSE = 1, 5, 15
 _OP_TYPE, _ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 # Attribute: one tensor and one graph, several of each, and sparse ones
 _TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS, _SPARSE_TENSOR, _SPARSE_TENSORS = 5, 6, 10, 11, 22, 23
+# and what it may hold thousands of: floats, integers and short texts, one field each
+_FLOATS, _INTS, _STRINGS = 7, 8, 9
 # Tensor
 _DIMS, _TENSOR_NAME, _EXTERNAL, _LOCATION = 1, 8, 13, 14
+
+
+def _run_of_values() -> re.Pattern[bytes]:
+    """Match fields of an attribute that hold numbers and short texts, as many as follow."""
+    any_byte = rb"[\x00-\xff]"
+    texts = b"|".join(b"%s%s{%d}" % (re.escape(bytes([n])), any_byte, n) for n in range(16))
+    kinds = (
+        (_FLOATS, _FIXED32, any_byte + rb"{4}"),
+        (_INTS, _VARINT, rb"[\x80-\xff]{0,9}[\x00-\x7f]"),
+        (_STRINGS, _BYTES, rb"(?:%s)" % texts),
+    )
+    fields = (re.escape(bytes([number << 3 | kind])) + value for number, kind, value in kinds)
+    return re.compile(rb"(?:%s)++" % b"|".join(fields))
+
+
+_VALUES: Final = _run_of_values()
+"""A search tree has some 20 000 of them, and to walk through these takes long."""
 
 Field = tuple[int, int, int, int]
 """Number, wire type, and where its bytes start and end; a varint's value stands for both."""
@@ -75,10 +95,16 @@ class _Refused(Exception):
     """What is wrong, as a clause."""
 
 
-def _fields(data: bytes, start: int, end: int) -> Iterator[Field]:
-    """Cut a message into its fields."""
+def _fields(
+    data: bytes, start: int, end: int, skipped: re.Pattern[bytes] | None = None
+) -> Iterator[Field]:
+    """Cut a message into its fields, but for those that are skipped."""
     at = start
     while at < end:
+        run = skipped.match(data, at, end) if skipped else None
+        if run:
+            at = run.end()
+            continue
         tag = data[at]
         if tag < 0x80:
             at += 1
@@ -194,7 +220,7 @@ def _node(data: bytes, start: int, end: int, depth: int) -> None:
 
 def _attribute(data: bytes, start: int, end: int, depth: int) -> None:
     singles = 0
-    for number, kind, first, last in _fields(data, start, end):
+    for number, kind, first, last in _fields(data, start, end, _VALUES):
         if kind != _BYTES:
             continue
         if number in (_SUBGRAPH, _SUBGRAPHS):

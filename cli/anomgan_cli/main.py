@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Final
 
 import typer
 
-from anomgan_cli.commands.benchmark import benchmark
-from anomgan_cli.commands.benchmark_speed import speed
-from anomgan_cli.commands.demo import demo
-from anomgan_cli.commands.detectors import detectors
-from anomgan_cli.commands.evaluate import evaluate
-from anomgan_cli.commands.explain import explain
-from anomgan_cli.commands.export import export
-from anomgan_cli.commands.fit import fit
-from anomgan_cli.commands.inspect import inspect
-from anomgan_cli.commands.score import score
-from anomgan_cli.commands.threshold import threshold
 from anomgan_cli.exits import leave
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "application", "main"]
 
-app = typer.Typer(
-    name="anomgan",
-    help="Find the rows that do not belong: learn from normal rows, score new ones.",
-    epilog=(
-        "Exit codes: 0 done, 1 failure, 2 bad usage or bad input, 3 anomalies found "
-        "(--fail-on-anomaly), 130 interrupted."
-    ),
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+COMMANDS: Final = (
+    *("fit", "score", "explain", "evaluate", "inspect", "threshold", "export"),
+    *("detectors", "demo", "benchmark"),
 )
+"""In the order of the help; each stands in the module of its name."""
 
 
 def _version(asked: bool) -> None:
@@ -43,7 +29,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _main(
     version: Annotated[
         bool,
@@ -55,10 +40,30 @@ def _main(
     logging.getLogger("anomgan").addHandler(logging.NullHandler())
 
 
-for _command in (fit, score, explain, evaluate, inspect, threshold, export, detectors, demo):
-    app.command()(_command)
-benchmark.command()(speed)
-app.add_typer(benchmark)
+def application(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the application with all commands, or with the one that the first of `words` names.
+
+    The modules of ten commands take longer to load than a row takes to be scored.
+    """
+    app = typer.Typer(
+        name="anomgan",
+        help="Find the rows that do not belong: learn from normal rows, score new ones.",
+        epilog=(
+            "Exit codes: 0 done, 1 failure, 2 bad usage or bad input, 3 anomalies found "
+            "(--fail-on-anomaly), 130 interrupted."
+        ),
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_main)
+    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
+        command = getattr(importlib.import_module(f"anomgan_cli.commands.{name}"), name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command)
+        else:
+            app.command()(command)
+    return app
 
 
 def main() -> None:
@@ -68,7 +73,7 @@ def main() -> None:
     its end, takes up to seconds that nobody gains from, and a signal then finds nobody to answer.
     """
     try:
-        app()
+        application(sys.argv[1:])()
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             leave(end.code or 0)

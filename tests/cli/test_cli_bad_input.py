@@ -9,7 +9,7 @@ import pytest
 from toy_model import toy_bundle
 from typer.testing import CliRunner
 
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 NUMBERS = [f"{i}.5,{i * 7 % 11}" for i in range(1, 41)]
 
@@ -195,7 +195,7 @@ def test_a_time_that_is_none(here, time):
 def test_bad_input_is_told_without_loading_torch(here):
     _write(*NUMBERS, "x?,3")
     code = (
-        "import sys\nfrom anomgan_cli.main import app\n"
+        "import sys\nfrom anomgan_cli.app import app\n"
         "try:\n    app(['fit', 't.csv'])\nexcept SystemExit as end:\n"
         "    print(end.code, 'torch' in sys.modules, 'pandas' in sys.modules)"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 
 def _call(*arguments: str):
@@ -177,7 +177,7 @@ def test_stopped_from_outside_it_goes_on(labelled: Path, number: signal.Signals,
 
 
 def test_lists_may_be_given_with_commas_or_by_repeating_the_option() -> None:
-    from anomgan_cli.commands.benchmark import _split
+    from anomgan_cli.commands.benchmark_accuracy import _split
 
     assert _split(["knn1,lof", "iforest", "knn1"]) == ["knn1", "lof", "iforest"]
     assert _split(None) == []

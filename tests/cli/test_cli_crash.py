@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from anomgan.bundle import Bundle
 from anomgan.locks import sole_writer
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 FIT = ["--seed", "0", "--set", "device=cpu", "--set", "n_steps=60"]
 
@@ -160,7 +160,7 @@ COMMANDS = """
 import hashlib, json, os, sys
 from pathlib import Path
 from typer.testing import CliRunner
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 def disk():
     files = sorted(p for p in Path("disk").rglob("*"))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from anomgan.bundle import Bundle
 from anomgan.presets import DETECTOR_NAMES
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 SHORT = ("--set", "n_steps=40", "--set", "batch_rows=32", "--quiet")
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from anomgan.bundle import Bundle
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 from anomgan_datasets import machine_log
 
 ROWS = 1500

@@ -20,7 +20,7 @@ from sklearn.metrics import (
 from toy_model import toy_bundle, toy_table
 from typer.testing import CliRunner
 
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_a_model_without_known_rows_says_what_to_do(here):
 
 def test_it_needs_no_torch(labelled, machine_model):
     code = (
-        "import sys\nfrom anomgan_cli.main import app\ntry:\n app(sys.argv[1:])\n"
+        "import sys\nfrom anomgan_cli.app import app\ntry:\n app(sys.argv[1:])\n"
         "except SystemExit as end:\n assert not end.code\n"
         "finally:\n print('torch' in sys.modules, 'onnx' in sys.modules, file=sys.stderr)"
     )

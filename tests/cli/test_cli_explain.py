@@ -9,7 +9,7 @@ import pytest
 from toy_model import toy_bundle, toy_table
 from typer.testing import CliRunner
 
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 NUMBERS = ("speed_rpm", "load_pct", "power_kw", "temperature_c", "vibration_mm_s")
 

@@ -16,7 +16,7 @@ from anomgan.false_discovery import Discoveries, storey_share
 from anomgan.serving import Scorer
 from anomgan.serving.cautions import PValueEnds
 from anomgan.tables.readers import Batch
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 MB = 1_000_000
 READ = {
@@ -182,7 +182,7 @@ def test_flags_beyond_all_calibration_rows_are_called_extrapolated(here):
 
 _MEASURED = """
 import sys
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 try:
     app()
 finally:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from anomgan.bundle import Bundle
 from anomgan.errors import TrainingInterrupted
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 from anomgan_datasets import csv_files
 
 SHORT = ("--max-time", "3s")

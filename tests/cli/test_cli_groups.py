@@ -20,7 +20,7 @@ from anomgan.serving import Scorer
 from anomgan.serving.files import score_table
 from anomgan.tables import LabelReader
 from anomgan.tables.readers import open_table
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 from anomgan_cli.render import say_score
 from anomgan_datasets import machine_log
 

@@ -22,7 +22,7 @@ from anomgan.serving import Scorer
 from anomgan.serving.writers import restored
 from anomgan.tables import Batch, Schema, SchemaOptions
 from anomgan.tables.encoding import MAX_CATEGORIES, FeatureEncoder
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 SHORT = ("--set", "n_steps=20", "--set", "n_members=2")
 N = 40

@@ -8,7 +8,7 @@ from toy_model import toy_bundle, toy_table
 
 _REPORT = """
 import sys
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 try:
     app({arguments!r})
 except SystemExit as end:

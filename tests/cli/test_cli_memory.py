@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 _RUN = """
 import sys
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 try:
     app()
 finally:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from anomgan import distillation, persistence
 from anomgan.bundle import Bundle
 from anomgan.distillation import distil
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from toy_model import toy_bundle
 from typer.testing import CliRunner
 
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 NAMES = ["components.png", "correlations.png", "interpolation.png", "marginals.png", "training.png"]
 

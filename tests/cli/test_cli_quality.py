@@ -13,7 +13,7 @@ from toy_model import toy_bundle
 from typer.testing import CliRunner
 
 from anomgan.evaluation.generator_quality import GeneratorQuality
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 Rows = Callable[..., Path]
 

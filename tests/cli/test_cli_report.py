@@ -12,7 +12,7 @@ from report_page import Page
 from toy_model import toy_bundle, toy_table
 from typer.testing import CliRunner
 
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_quiet_says_nothing_on_stderr(toy):
 
 def _imported(arguments):
     code = (
-        "import sys\nfrom anomgan_cli.main import app\ntry:\n app(sys.argv[1:])\n"
+        "import sys\nfrom anomgan_cli.app import app\ntry:\n app(sys.argv[1:])\n"
         "except SystemExit as end:\n assert not end.code\n"
         "finally:\n print([m for m in ('torch', 'onnx', 'pandas', 'jinja2', 'matplotlib')"
         " if m in sys.modules], file=sys.stderr)"

@@ -15,9 +15,9 @@ import pytest
 from toy_model import toy_bundle, toy_table
 from typer.testing import CliRunner
 
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
-ANOMGAN = [sys.executable, "-c", "from anomgan_cli.main import app; app()"]
+ANOMGAN = [sys.executable, "-c", "from anomgan_cli.app import app; app()"]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from anomgan.false_discovery import discover
 from anomgan.report.scored import ScoreReport
 from anomgan.serving import Scorer
 from anomgan.serving.files import ScoreSummary
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 
 @pytest.fixture

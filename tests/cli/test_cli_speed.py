@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 TINY = [
     *("--quick", "--batches", "1,100", "--rows", "150", "--columns", "4", "--budget", "0.02"),

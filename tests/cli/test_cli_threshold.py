@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from anomgan.calibration import Calibrator
 from anomgan.serving import Scorer
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_a_rate_below_the_resolution_without_a_tail(here):
 
 def test_neither_showing_nor_changing_takes_torch(labelled):
     code = (
-        "import sys\nfrom anomgan_cli.main import app\ntry:\n    app({0!r})\n"
+        "import sys\nfrom anomgan_cli.app import app\ntry:\n    app({0!r})\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         "print([m for m in {1!r} if m in sys.modules], file=sys.stderr)\n"
     )

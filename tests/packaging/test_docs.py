@@ -13,7 +13,7 @@ from cli_reference import cli_reference
 from detector_reference import detector_reference
 from typer.testing import CliRunner
 
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(

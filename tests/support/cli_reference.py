@@ -17,7 +17,7 @@ from typing import Any
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 __all__ = ["cli_reference"]
 

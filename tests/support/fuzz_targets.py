@@ -86,7 +86,7 @@ def _inspection(folder: Path) -> Run:
     """The whole of `anomgan inspect`, and what a report says of a model."""
     from typer.testing import CliRunner
 
-    from anomgan_cli.main import app
+    from anomgan_cli.app import app
 
     model = Path(shutil.copytree(REAL / "grouped", folder / "m"))
 

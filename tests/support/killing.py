@@ -28,7 +28,7 @@ PartialFile.interval_s = 0.0
 if "fit" in __import__("sys").argv:
     from anomgan.training.checkpoints import Checkpointer
     Checkpointer.__init__.__kwdefaults__["interval_s"] = 0.2
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 app()
 """
 ANOMGAN = [sys.executable, "-c", _COMMAND]

@@ -9,8 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from anomgan_cli.app import app
 from anomgan_cli.commands.score import default_output
-from anomgan_cli.main import app, main
+from anomgan_cli.main import COMMANDS, application, main
 from anomgan_cli.options import parse_duration
 from anomgan_cli.render import count, scoring_progress, training_progress
 
@@ -83,9 +84,7 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(monkeypatch, total):
 
 
 def test_the_library_log_does_not_repeat_what_commands_say():
-    code = (
-        "import logging; from anomgan_cli.main import app; app(['export', '-m', 'x', '--quiet'], "
-    )
+    code = "import logging; from anomgan_cli.app import app; app(['export', '-m', 'x', '--quiet'], "
     code += "standalone_mode=False)\n"
     code = f"try:\n    {code}except BaseException: pass\n"
     code += "logging.getLogger('anomgan.estimator').warning('training: degraded')"
@@ -123,3 +122,40 @@ def test_within_another_process_the_command_only_raises(capsys: pytest.CaptureFi
         main()
     assert not end.value.code
     assert capsys.readouterr().out.startswith("anomgan ")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ((), COMMANDS),
+        (("--help",), COMMANDS),
+        (("scor",), COMMANDS),
+        (("score", "fit"), ("score",)),
+        (("benchmark", "speed"), ("benchmark",)),
+    ],
+)
+def test_only_the_command_that_is_asked_for_is_loaded(
+    words: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    code = (
+        "import sys\nfrom anomgan_cli.main import application\n"
+        "from typer.main import get_command\n"
+        "group = get_command(application(sys.argv[1:]))\nprint(*group.commands)\n"
+        "there = [m for m in sys.modules if m.startswith('anomgan_cli.commands.')]\n"
+        "print(*(m.rpartition('.')[2] for m in there))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    commands, modules = (line.split() for line in done.stdout.splitlines())
+    assert tuple(commands) == names
+    more = {"benchmark_accuracy", "benchmark_speed"} if "benchmark" in names else set()
+    assert set(modules) == {*names, *more}
+
+
+def test_a_command_alone_tells_its_usage_as_among_others() -> None:
+    runner = CliRunner()
+    for words in (["score", "--help"], ["score", "--nope"], ["benchmark", "accuracy", "--help"]):
+        alone, among = (runner.invoke(a, words) for a in (application(words), app))
+        assert (alone.exit_code, alone.output) == (among.exit_code, among.output)
+        assert "Usage:" in alone.output

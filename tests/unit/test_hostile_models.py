@@ -25,7 +25,7 @@ from anomgan.errors import ModelCorruptError, ModelError
 from anomgan.evaluation.known import KnownRows
 from anomgan.persistence import load_fitted
 from anomgan.serving import Scorer
-from anomgan_cli.main import app
+from anomgan_cli.app import app
 
 COMMANDS = {
     "score": ["score", str(NEW), "-o", "scores.csv"],

@@ -10,10 +10,12 @@ import onnx
 import pytest
 from golden_models import GOLDEN
 from hostile import REAL
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from anomgan.errors import ModelCorruptError
-from anomgan.serving import Scorer
+from anomgan.serving import Scorer, plain_graph
 from anomgan.serving.plain_graph import require_plain_graph
 from anomgan.serving.providers import make_session
 
@@ -266,3 +268,49 @@ def test_packed_dims_are_read_as_plain_ones() -> None:
     dims = b"\x80\x80\x80\x80\x10\x02"  # 2^32 and 2
     with pytest.raises(ModelCorruptError, match="declares 8589934592 elements"):
         require_plain_graph(_field(7, _field(5, _field(1, dims))), "x.onnx")
+
+
+_NUMBER = st.integers(0, 2**64 - 1).map(_varint)
+FIELDS = st.one_of(
+    st.tuples(st.sampled_from([7, 8, 9, 1, 20, 40]), st.binary(max_size=40)).map(
+        lambda pair: _varint(pair[0] << 3 | 2) + _varint(len(pair[1])) + pair[1]
+    ),
+    st.tuples(st.sampled_from([7, 8, 9, 2]), _NUMBER).map(
+        lambda pair: _varint(pair[0] << 3) + pair[1]
+    ),
+    st.tuples(st.sampled_from([7, 8, 9, 2]), st.binary(min_size=4, max_size=4)).map(
+        lambda pair: _varint(pair[0] << 3 | 5) + pair[1]
+    ),
+    st.tuples(st.sampled_from([7, 8]), st.binary(min_size=8, max_size=8)).map(
+        lambda pair: _varint(pair[0] << 3 | 1) + pair[1]
+    ),
+)
+
+
+@given(st.lists(FIELDS, max_size=30), st.integers(0, 3))
+def test_what_is_skipped_is_what_nobody_looks_at(fields: list[bytes], cut: int) -> None:
+    """The same fields are seen, and the same faults found, as on a walk through every value."""
+    message = b"".join(fields)
+    end = max(0, len(message) - cut)
+
+    def seen(*skipped: object) -> tuple[list[object], bool]:
+        found: list[object] = []
+        try:
+            fields = plain_graph._fields(message, 0, end, *skipped)  # type: ignore[arg-type]
+            found.extend(field for field in fields if field[0] not in (7, 8, 9))
+        except plain_graph._Refused:
+            return found, True
+        return found, False
+
+    assert seen(plain_graph._VALUES) == seen()
+
+
+def test_a_long_run_of_values_is_passed_over() -> None:
+    """A search tree of thousands of numbers is not walked through one by one."""
+    ints = b"".join(_varint(8 << 3) + _varint(n) for n in range(20_000))
+    names = (_varint(9 << 3 | 2) + b"\x0aBRANCH_LEQ") * 5_000
+    floats = (_varint(7 << 3 | 5) + b"\xff\x00\x0a\x80") * 5_000
+    message = floats + ints + names
+    run = plain_graph._VALUES.match(message, 0, len(message))
+    assert run is not None
+    assert run.end() == len(message)

@@ -165,12 +165,12 @@ def _loaded(code: str) -> list[str]:
 
 def test_import_anomgan_loads_nothing_heavy() -> None:
     assert _loaded("import anomgan; dir(anomgan); anomgan.__version__") == []
-    assert _loaded("import anomgan.errors, anomgan_cli.main") == []
+    assert _loaded("import anomgan.errors, anomgan_cli.main, anomgan_cli.app") == []
 
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "from anomgan_cli.main import app\ntry:\n    app(['--help'])\nexcept SystemExit as end:\n"
+        "from anomgan_cli.app import app\ntry:\n    app(['--help'])\nexcept SystemExit as end:\n"
         "    code = end.code\nelse:\n    code = 0\nif code: raise SystemExit(code)"
     )
     assert _loaded(code) == []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anomgan_cli.commands.benchmark import Markdown
+from anomgan_cli.commands.benchmark_accuracy import Markdown
 from anomgan_cli.exits import FAILURE, guarded
 from anomgan_cli.options import Debug, Quiet
 
