@@ -97,8 +97,15 @@ class GraphBuilder:
         return self.constant(np.array(values, dtype=np.int64), stem="ints")
 
     def rename(self, value: Value, name: str) -> Value:
-        """Give a value a public name."""
-        self.nodes.append(helper.make_node("Identity", [value], [name], name=f"out_{name}"))
+        """Give what a node of this graph made a public name."""
+        if not any(value in node.output for node in self.nodes):
+            raise ValueError(f"no node makes {value}: it cannot be called {name}")
+        for node in self.nodes:
+            if value in node.output:
+                node.output[list(node.output).index(value)] = name
+            for i, used in enumerate(node.input):
+                if used == value:
+                    node.input[i] = name
         return name
 
     def graph(

@@ -24,6 +24,8 @@ _BLOCK = 32
 """Known scores that stand in the tree as one, where there are more."""
 _STRAIGHT = 1e-9
 """A tail of a smaller shape is exponential: to work with its inverse would cost digits."""
+_LARGEST_LOG = 690.0
+"""Logarithm of a power's largest base: no finite score reaches it."""
 
 
 def add_p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
@@ -41,19 +43,24 @@ def add_p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
     Value
         float32 [N, 1].
     """
-    p = _counted(g, calibrator, score)
     if calibrator.tail is None:
-        return p
-    beyond = _beyond_all(g, calibrator.tail, score)
-    least = g.constant(MINIMUM_P_VALUE, np.float64)
-    beyond = g.op("Clip", beyond, least, g.constant(calibrator.resolution, np.float64))
-    largest = g.constant(calibrator.raised[-1], np.float32)
-    is_beyond = g.op("Greater", score, largest)
-    return g.op("Where", is_beyond, g.op("Cast", beyond, to=_FLOAT), p)
+        return _counted(g, calibrator, score)
+    beyond = _beyond_all(g, calibrator.tail, score, most=calibrator.resolution)
+    if calibrator.n <= _LARGEST_TREE:
+        # The tail says no more than the resolution, and more is counted for any score that is not
+        # above all known ones: where nothing is counted for those, the larger number holds.
+        return g.op("Max", _counted(g, calibrator, score, above_all=0.0), beyond)
+    is_beyond = g.op("Greater", score, g.constant(calibrator.raised[-1], np.float32))
+    return g.op("Where", is_beyond, beyond, _counted(g, calibrator, score))
 
 
-def _counted(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
+def _counted(
+    g: GraphBuilder, calibrator: Calibrator, score: Value, above_all: float | None = None
+) -> Value:
     """Share of the known scores at or above each score, and itself: float32 [N, 1].
+
+    `above_all` stands in place of that share where a score is above all known ones, if these are
+    few enough for one tree.
 
     A search tree is one node whatever it holds, so that a single row is soon done. Many known
     scores are cut into blocks: the tree finds the last block that begins below the score, all
@@ -63,7 +70,10 @@ def _counted(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
     if n <= _LARGEST_TREE:
         points, below = np.unique(known, return_index=True)
         below = np.append(below, n)  # how many lie below a score between two points
-        return _stairs(g, score, points, ((n + 1.0 - below) / (n + 1.0)).astype(np.float32))
+        levels = ((n + 1.0 - below) / (n + 1.0)).astype(np.float32)
+        if above_all is not None:
+            levels[-1] = above_all
+        return _stairs(g, score, points, levels)
     n_blocks = -(-n // _BLOCK)
     # First of all a block of which nothing lies below: where no block begins below the score.
     blocks = np.full((1 + n_blocks, _BLOCK), np.inf, dtype=np.float32)
@@ -140,23 +150,30 @@ def _stairs(
     )
 
 
-def _beyond_all(g: GraphBuilder, tail: Tail, score: Value) -> Value:
-    """Survival of scores [N, 1] above the tail's threshold, float64; see `Tail.survival`."""
+def _beyond_all(g: GraphBuilder, tail: Tail, score: Value, *, most: float) -> Value:
+    """Survival of scores [N, 1] above the tail's threshold, float32; see `Tail.survival`.
 
-    def line(x: Value, slope: float, start: float) -> Value:
-        slopes, starts = np.array([[slope]]), np.array([start])
-        return g.op("Gemm", x, g.constant(slopes), g.constant(starts))
-
-    # Below the threshold, where nobody looks, the logarithm would be that of a negative number.
-    wide = g.op("Max", g.op("Cast", score, to=_DOUBLE), g.constant(tail.threshold, np.float64))
-    log_share = math.log(tail.n_exceedances / tail.n)
-    if tail.shape > _STRAIGHT:
-        steepness = tail.shape / tail.scale
-        log = g.op("Log", line(wide, steepness, 1.0 - steepness * tail.threshold))
-        log_survival = line(log, -1.0 / tail.shape, log_share)
+    It is a power, or an exponential, of what rises with the score. That is bounded, so that the
+    result lies between the smallest p-value and `most`; nobody looks at scores below the threshold.
+    """
+    wide = g.op("Cast", score, to=_DOUBLE)
+    share, straight = tail.n_exceedances / tail.n, tail.shape <= _STRAIGHT
+    bounds = np.log([most, MINIMUM_P_VALUE])
+    if straight:
+        slope, start = -1.0 / tail.scale, math.log(share) + tail.threshold / tail.scale
+        high, low = bounds
     else:
-        log_survival = line(wide, -1.0 / tail.scale, log_share + tail.threshold / tail.scale)
-    return g.op("Exp", log_survival)
+        # The share is a factor of the power's base, too.
+        factor = share**-tail.shape
+        slope = factor * tail.shape / tail.scale
+        start = factor - slope * tail.threshold
+        low, high = np.exp(np.minimum(-tail.shape * bounds, _LARGEST_LOG))
+    line = g.op("Gemm", wide, g.constant(np.array([[slope]])), g.constant(np.array([start])))
+    line = g.op("Clip", line, g.constant(low, np.float64), g.constant(high, np.float64))
+    if straight:
+        return g.op("Cast", g.op("Exp", line), to=_FLOAT)
+    power = g.op("Pow", line, g.constant(-1.0 / tail.shape, np.float64))
+    return g.op("Cast", power, to=_FLOAT)
 
 
 def add_group_code(
