@@ -2,10 +2,10 @@
 
 The score of a fitted detector compares a row with thousands of known ones, or searches its code.
 Where that costs too much, a student gives nearly the same: one perceptron, told the row and its
-distance to the nearest of a few centres of the known rows, that has learnt the logarithm of the
-score (knowledge distillation: Hinton, Vinyals & Dean, 2015), on known rows, on rows around them and
-between them, and on generated ones, as many as are wanted and all of them labelled by the score
-itself. It learns beside it how the score is shared among the columns.
+distance to the nearest of a few centres of the known rows, that has learnt the logarithms of what
+the columns add to the score (knowledge distillation: Hinton, Vinyals & Dean, 2015), on known rows,
+on rows around them and between them, and on generated ones, as many as are wanted and all of them
+labelled by the score itself.
 
 A student is calibrated like the score, on the same held-out rows. Neither its training nor the
 score that teaches it knows these: they are taken out of the memory before.
@@ -31,7 +31,7 @@ from anomgan.nets.batched import BatchedMLP
 from anomgan.nets.threads import one_thread
 from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.program import ProgramScore, ProgramSettings, RowScore, TorchArithmetic
-from anomgan.scoring.student import Student, log_distance, read_outs, unscaled
+from anomgan.scoring.student import Student, log_distance, read_out, unscaled
 from anomgan.training.loop import Phase, Progress, Sampler, Trainer, TrainingPlan
 
 __all__ = ["N_STEPS", "Distilled", "distil"]
@@ -91,7 +91,7 @@ def distil(
     held_out: HeldOut,
     *,
     seed: int = 0,
-    width: int = 128,
+    width: int = 144,
     n_steps: int = N_STEPS,
     batch_rows: int = 512,
     progress: Progress | None = None,
@@ -107,7 +107,7 @@ def distil(
     seed : int
         Source of every random draw.
     width : int
-        Units of each of the three hidden layers.
+        Units of each of the two hidden layers.
     n_steps, batch_rows : int
         Of the training.
     progress : callable, optional
@@ -228,14 +228,13 @@ def _student(school: _School, plan: _Plan, most: int) -> ProgramScore:
     """Train one student, with `most` centres at most."""
     centres = _centres(school.known, school.counts, most, plan.seed)
     told = torch.cat([school.rows, _log_distances(centres, school.rows)], dim=1)
-    network, shares = _taught(_Lessons(told, school.targets, school.shares), plan)
+    network = _taught(_Lessons(told, school.targets, school.shares), plan)
     box = torch.stack([school.rows.min(dim=0).values, school.rows.max(dim=0).values])
     kept, teacher = school.teacher.tensors(), school.teacher
     return ProgramScore(
         formula=Student(school.growth),
         networks={
             "student": network,
-            "shares": shares,
             "centres": centres,
             "box": FrozenNetwork.numbers(box.numpy()),
         },
@@ -352,7 +351,8 @@ def _log_distances(centres: FrozenNetwork, rows: Tensor) -> Tensor:
     """Give `log_distance` of many rows in passes, [n, 1]."""
     arithmetic = TorchArithmetic()
     starts = range(0, len(rows), _PASS)
-    parts = [log_distance(arithmetic, centres, rows[i : i + _PASS]) for i in starts]
+    ones = np.ones((rows.shape[1], 1), dtype=np.float32)
+    parts = [log_distance(arithmetic, centres, rows[i : i + _PASS], ones) for i in starts]
     return torch.cat(parts)
 
 
@@ -375,13 +375,13 @@ class _Lessons:
     shares: Tensor
 
 
-def _taught(lessons: _Lessons, plan: _Plan) -> tuple[FrozenNetwork, FrozenNetwork]:
-    """Train a network on the lessons; return it, and the last layer that gives the shares."""
+def _taught(lessons: _Lessons, plan: _Plan) -> FrozenNetwork:
+    """Train a network on the lessons."""
     n, w = lessons.told.shape
     d = w - 1
     mean, spread = float(lessons.targets.mean()), max(1e-6, float(lessons.targets.std()))
     made = torch.Generator().manual_seed(torch_seed(plan.seed, 3))
-    network = BatchedMLP(1, (w, *[plan.width] * 3, 1 + d), generator=made)
+    network = BatchedMLP(1, (w, *[plan.width] * 2, d), generator=made)
     with torch.no_grad():  # small weights begin smooth, and stay smoother between the lessons
         for parameter in network.parameters():
             parameter.mul_(_START)
@@ -391,16 +391,17 @@ def _taught(lessons: _Lessons, plan: _Plan) -> tuple[FrozenNetwork, FrozenNetwor
     targets = ((lessons.targets - mean) / spread).unsqueeze(1)
     centre, scale = lessons.told[:, d].mean(), lessons.told[:, d].std().clamp(min=1e-6)
     distance = (lessons.told[:, d:] - centre) / scale
+    equal = math.log(d)  # what equal shares of 1 add up to
     sampler = Sampler(torch.cat([lessons.told[:, :d], distance, targets, shares], dim=1), 1, draws)
 
     def loss() -> dict[str, Tensor]:
         part = sampler.rows(plan.batch_rows)[0]
         target, share = part[:, w : w + 1], part[:, w + 1 :]
-        told = network(part[:, :w].unsqueeze(0))[0]
-        logs = told[:, 1:].log_softmax(dim=1)
-        entropy = -(share * logs).sum() / share.sum().clamp(min=1.0)
+        told = spread * network(part[:, :w].unsqueeze(0))[0]  # logarithms, but for a constant
+        whole = told.logsumexp(dim=1, keepdim=True)
+        entropy = (share * (whole - told)).sum() / share.sum().clamp(min=1.0)
         return {
-            "square": (told[:, :1] - target).square().mean(),
+            "square": ((whole - equal) / spread - target).square().mean(),
             "shares": _SHARE_WEIGHT * entropy,
         }
 
@@ -418,8 +419,7 @@ def _taught(lessons: _Lessons, plan: _Plan) -> tuple[FrozenNetwork, FrozenNetwor
             ema_half_life_samples=0.02 * plan.n_steps * plan.batch_rows,
         ),
     ).run(progress=plan.progress)
-    score, heads = read_outs(network, mean, spread)
-    return unscaled(score, float(centre), float(scale)), heads
+    return unscaled(read_out(network, mean - equal, spread), float(centre), float(scale))
 
 
 def _growth(teacher: RowScore, low: Tensor, high: Tensor, rng: np.random.Generator) -> float:

@@ -40,6 +40,10 @@ class GraphArithmetic(Arithmetic[Value]):
         w, b = self.g.constant(matrix, stem="w"), self.g.constant(bias.ravel(), stem="b")
         return self.g.op("Gemm", x, w, b)
 
+    def product_less(self, x: Value, matrix: Matrix, less: Value) -> Value:
+        """Multiply rows [n, in] by a matrix [in, out] and subtract [n, out]."""
+        return self.g.op("Gemm", x, self.g.constant(matrix, stem="w"), less, beta=-1.0)
+
     def add(self, a: Value, b: Value) -> Value:
         """Add."""
         return self.g.op("Add", a, b)
@@ -63,6 +67,10 @@ class GraphArithmetic(Arithmetic[Value]):
     def minimum(self, a: Value, b: Value) -> Value:
         """Take the smaller, element by element."""
         return self.g.op("Min", a, b)
+
+    def clip(self, a: Value, low: float, high: float) -> Value:
+        """Take the nearest number between two."""
+        return self.g.op("Clip", a, self.constant(low), self.constant(high))
 
     def absolute(self, a: Value) -> Value:
         """Drop the sign."""

@@ -80,10 +80,14 @@ class Parts(Generic[V]):
         [n, d], what each feature adds.
     whole : V or None
         [n, 1], what is held against the row as a whole.
+    weighted : tuple of V and Matrix, optional
+        [n, d] and [1, d]: the first times the second is added to what each feature adds. A graph
+        multiplies where it adds up, without a pass of its own.
     """
 
     by_feature: V | None
     whole: V | None
+    weighted: tuple[V, Matrix] | None = None
 
 
 class Arithmetic(ABC, Generic[V]):
@@ -100,6 +104,10 @@ class Arithmetic(ABC, Generic[V]):
     @abstractmethod
     def affine(self, x: V, matrix: Matrix, bias: Matrix) -> V:
         """Multiply rows [n, in] by a matrix [in, out] and add a bias [out]."""
+
+    @abstractmethod
+    def product_less(self, x: V, matrix: Matrix, less: V) -> V:
+        """Multiply rows [n, in] by a matrix [in, out] and subtract [n, out]."""
 
     @abstractmethod
     def add(self, a: V, b: V) -> V:
@@ -124,6 +132,10 @@ class Arithmetic(ABC, Generic[V]):
     @abstractmethod
     def minimum(self, a: V, b: V) -> V:
         """Take the smaller, element by element."""
+
+    @abstractmethod
+    def clip(self, a: V, low: float, high: float) -> V:
+        """Take the nearest number between two."""
 
     @abstractmethod
     def absolute(self, a: V) -> V:

@@ -91,6 +91,10 @@ class TorchArithmetic(Arithmetic[Tensor]):
         """Multiply rows [n, in] by a matrix [in, out] and add a bias [out]."""
         return product(x, torch.from_numpy(matrix)) + torch.from_numpy(bias)
 
+    def product_less(self, x: Tensor, matrix: Matrix, less: Tensor) -> Tensor:
+        """Multiply rows [n, in] by a matrix [in, out] and subtract [n, out]."""
+        return product(x, torch.from_numpy(matrix)) - less
+
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """Add."""
         return a + b
@@ -114,6 +118,10 @@ class TorchArithmetic(Arithmetic[Tensor]):
     def minimum(self, a: Tensor, b: Tensor) -> Tensor:
         """Take the smaller, element by element."""
         return torch.minimum(a, b)
+
+    def clip(self, a: Tensor, low: float, high: float) -> Tensor:
+        """Take the nearest number between two."""
+        return a.clamp(low, high)
 
     def absolute(self, a: Tensor) -> Tensor:
         """Drop the sign."""
@@ -165,6 +173,15 @@ class TorchArithmetic(Arithmetic[Tensor]):
         for _ in range(times):
             state = body(self, state)
         return state
+
+
+def _weighted(parts: Parts[Tensor], d: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give all that is held against single features, [n, d], each with the features' weights."""
+    if parts.by_feature is not None:
+        yield parts.by_feature, torch.ones(d)
+    if parts.weighted is not None:
+        values, weights = parts.weighted
+        yield values, torch.from_numpy(weights.ravel())
 
 
 @dataclass(frozen=True)
@@ -262,9 +279,9 @@ class ProgramScore:
                     features.new_zeros(PASS_ROWS, 1),
                     features.new_zeros(PASS_ROWS, 1),
                 )
-                if parts.by_feature is not None:
-                    by_column.index_add_(1, self.feature_column, parts.by_feature)
-                    of_features = product(parts.by_feature, torch.ones(d, 1))
+                for part, weights in _weighted(parts, d):
+                    by_column.index_add_(1, self.feature_column, part * weights)
+                    of_features = of_features + product(part, weights.reshape(d, 1))
                 columns.append(by_column)
                 sums.append(of_features)
                 wholes.append(whole if parts.whole is None else parts.whole)

@@ -7,25 +7,30 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from anomgan.nets.arithmetic import Arithmetic, FrozenNetwork, Parts
 from anomgan.nets.batched import BatchedMLP
 
-__all__ = ["NEAREST", "Student", "log_distance", "read_outs", "unscaled"]
+__all__ = ["NEAREST", "Student", "log_distance", "read_out", "unscaled"]
+
+Numbers = NDArray[np.float64]
 
 _MOST = 60.0
-"""Logarithm of the largest score that a student's network gives: float32 ends at 88."""
+"""Logarithm of the most that a student's network lets a feature add: float32 ends at 88."""
+_NARROWEST = 1e-3
+"""Half the width that a side of the box has at least, in standardised units."""
 NEAREST = 1e-2
 """Added to the squared distance to the nearest centre, before its logarithm."""
 
 
 @dataclass(frozen=True)
 class Student:
-    """The formula: exp(net(b, log D^2)) + growth |x - b|^2.
+    """The formula: sum_j exp(net_j(b, log D^2)) + growth |x - b|^2.
 
-    b is the point of a box next to the row x, and D its distance to the nearest centre. The first
-    term is shared among the features by a softmax of a second read-out of the network.
+    b is the point of a box next to the row x, and D its distance to the nearest centre. The network
+    gives the logarithm of what each feature adds.
 
     Attributes
     ----------
@@ -41,41 +46,73 @@ class Student:
         self, a: Arithmetic[Any], networks: Mapping[str, FrozenNetwork], x: Any
     ) -> Parts[Any]:
         """Score rows x [n, d]."""
-        box, net, shares = (networks[name] for name in ("box", "student", "shares"))
-        near = a.minimum(a.maximum(x, a.constant(box.row(0))), a.constant(box.row(1)))
-        told_of = a.concatenate(near, log_distance(a, networks["centres"], near))  # [n, d + 1]
-        *_, hidden, told = a.network(told_of, net)
-        known = a.exp(a.minimum(told, a.constant(_MOST)))  # [n, 1]
-        shared = a.softmax(a.affine(hidden, shares.matrices[0], shares.biases[0]))  # [n, d]
-        beyond = a.scale(a.square(a.subtract(x, near)), self.growth)
-        return Parts(a.add(a.multiply(shared, known), beyond), None)
+        box, net = networks["box"], networks["student"]
+        # In units of the box all features have the same bounds; products scale them back.
+        low, high = (box.row(i).ravel().astype(np.float64) for i in (0, 1))
+        middle, half = (low + high) / 2.0, np.maximum((high - low) / 2.0, _NARROWEST)
+        into = np.diag(1.0 / half).astype(np.float32)
+        unit = a.affine(x, into, (-middle / half).astype(np.float32))
+        near = a.clip(unit, -1.0, 1.0)
+        weights = np.square(half).astype(np.float32).reshape(-1, 1)
+        centres = _centres_from(networks["centres"], middle, half)
+        told_of = a.concatenate(near, log_distance(a, centres, near, weights))  # [n, d + 1]
+        *_, told = a.network(told_of, _network_from(net, middle, half))  # [n, d]
+        shared = a.exp(a.minimum(told, a.constant(_MOST)))
+        beyond = a.square(a.subtract(unit, near))
+        growth = (self.growth * np.square(half)).astype(np.float32)
+        return Parts(shared, None, (beyond, growth.reshape(1, -1)))
 
 
-def log_distance(a: Arithmetic[Any], centres: FrozenNetwork, x: Any) -> Any:
+def _network_from(net: FrozenNetwork, middle: Numbers, half: Numbers) -> FrozenNetwork:
+    """Let a network take (x - middle) / half in place of x, the first of its inputs."""
+    first = net.matrices[0].astype(np.float64)
+    bias = net.biases[0] + middle @ first[: len(middle)]
+    first[: len(middle)] *= half[:, None]
+    return replace(
+        net,
+        matrices=(first.astype(np.float32), *net.matrices[1:]),
+        biases=(bias.astype(np.float32), *net.biases[1:]),
+    )
+
+
+def _centres_from(centres: FrozenNetwork, middle: Numbers, half: Numbers) -> FrozenNetwork:
+    """Let the layer of centres take (x - middle) / half in place of x."""
+    moved = centres.matrices[0].astype(np.float64) / 2.0 - middle[:, None]  # [d, centres]
+    norms = np.square(moved).sum(axis=0)
+    columns = (2.0 * half[:, None] * moved).astype(np.float32)
+    return FrozenNetwork((columns,), (-norms.astype(np.float32),))
+
+
+def log_distance(
+    a: Arithmetic[Any], centres: FrozenNetwork, x: Any, weights: NDArray[np.float32]
+) -> Any:
     """Log of the squared distance to the nearest centre, [n, 1].
 
-    The layer `centres` maps x to 2 x c - |c|^2 for each centre c.
+    Parameters
+    ----------
+    centres : FrozenNetwork
+        Maps x to 2 <x, c> - |c|^2 for each centre c.
+    x : [n, d]
+    weights : float32 [d, 1]
+        Of squares in |x|^2; ones where the features are in the units that distances are.
     """
-    ones = np.ones((centres.widths[0], 1), dtype=np.float32)
-    norm = a.affine(a.square(x), ones, np.array([NEAREST], dtype=np.float32))
-    nearest = a.row_max(a.affine(x, centres.matrices[0], centres.biases[0]))
-    return a.log(a.maximum(a.subtract(norm, nearest), a.constant(NEAREST)))
+    biases = centres.biases[0] - np.float32(NEAREST)
+    nearest = a.row_max(a.affine(x, centres.matrices[0], biases))
+    squared = a.product_less(a.square(x), weights, nearest)
+    return a.log(a.maximum(squared, a.constant(NEAREST)))
 
 
-def read_outs(
-    network: nn.Module, mean: float, spread: float
-) -> tuple[FrozenNetwork, FrozenNetwork]:
-    """Freeze a network of the score, its output times `spread` plus `mean`, and its other heads."""
+def read_out(network: nn.Module, mean: float, spread: float) -> FrozenNetwork:
+    """Freeze a network, its output times `spread` plus `mean`."""
     if not isinstance(network, BatchedMLP):
         raise TypeError(f"the student is a {type(network).__name__}")
     frozen = FrozenNetwork.of(network)
-    *matrices, last = frozen.matrices
-    *biases, bias = frozen.biases
-    told = np.float32(spread) * last[:, :1]
-    told_bias = np.float32(spread) * bias[:1] + np.float32(mean)
-    score = replace(frozen, matrices=(*matrices, told), biases=(*biases, told_bias))
-    heads = FrozenNetwork((np.ascontiguousarray(last[:, 1:]),), (bias[1:].copy(),))
-    return score, heads
+    last, bias = np.float32(spread) * frozen.matrices[-1], np.float32(spread) * frozen.biases[-1]
+    return replace(
+        frozen,
+        matrices=(*frozen.matrices[:-1], last),
+        biases=(*frozen.biases[:-1], bias + np.float32(mean)),
+    )
 
 
 def unscaled(network: FrozenNetwork, centre: float, scale: float) -> FrozenNetwork:
