@@ -424,12 +424,13 @@ class Scorer:
 
     def _checked(self, rows: Rows) -> Rows:
         n = len(rows.numeric)
-        expected = ([n, len(self.schema.numeric_names)], [n, len(self.schema.categorical_names)])
-        found = (list(rows.numeric.shape), list(rows.categorical.shape))
+        expected = ((n, len(self._numeric_names)), (n, len(self._categorical_names)))
+        found = (rows.numeric.shape, rows.categorical.shape)
         if found != expected:
             raise UsageError(
-                f"rows of shapes {found[0]} numeric and {found[1]} categorical do not fit this "
-                f"model, which needs {expected[0]} and {expected[1]}; make them with its schema"
+                f"rows of shapes {list(found[0])} numeric and {list(found[1])} categorical do not "
+                f"fit this model, which needs {list(expected[0])} and {list(expected[1])}; make "
+                "them with its schema"
             )
         return rows
 
