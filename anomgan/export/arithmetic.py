@@ -108,10 +108,6 @@ class GraphArithmetic(Arithmetic[Value]):
         """Take the largest of each row: [n, width] -> [n, 1]."""
         return self.g.op("ReduceMax", x, self.g.ints(1), keepdims=1)
 
-    def softmax(self, x: Value) -> Value:
-        """Divide the exponentials of each row by their sum: [n, width] -> [n, width]."""
-        return self.g.op("Softmax", x, axis=1)
-
     def concatenate(self, *values: Value) -> Value:
         """Put values side by side."""
         return self.g.op("Concat", *values, axis=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor
@@ -25,10 +26,19 @@ from anomgan.scoring.attribution import (
 )
 from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.inversion import MLPWeights
+from anomgan.scoring.memory import spread
 
-__all__ = ["add_flagship"]
+__all__ = ["add_flagship", "references_tell"]
 
 _FLOAT, _DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
+
+_ROUNDING = 2.0**-23
+"""Of a difference of two float32 numbers, as a share of them."""
+_LOST_MOSTLY, _LOST_AT_MOST = 2e-6, 1e-4
+"""Shares of a score that rounding may take in 99 of 100 rows, and in any: well below what
+`anomgan.export.parity` lets pass."""
+_JUDGES = 512
+"""Most known rows that this is found at."""
 
 
 def add_flagship(
@@ -249,15 +259,41 @@ def _strip(g: GraphBuilder, score: FrozenScore, x: Value, unit: float) -> tuple[
     log_kernel = g.op("MatMul", completed, g.constant(table, stem="memory"))
     log_kernel = g.op("Cast", log_kernel, to=_FLOAT)  # [r, a]
     log_share = g.op("LogSoftmax", log_kernel, axis=1)  # less the log sum of all kernels
-    # A maximum over all known rows costs as much as all their exponentials. The log sum is what
-    # any one kernel lost, and the nearest reference is near enough for its digits: a score moves by
-    # less than 2e-6 of itself in 99 of 100 rows of each development set.
-    some, share = (_references_of(g, score, values) for values in (log_kernel, log_share))
-    largest, log_share = (g.op("ReduceMax", values, axis, keepdims=1) for values in (some, share))
+    some = _references_of(g, score, log_kernel)
+    # The log sum is what any one kernel lost. A maximum over all known rows takes as long as all
+    # their exponentials, so it is looked for at the references where these are near enough.
+    seen = log_kernel, log_share
+    if references_tell(score, unit):
+        seen = some, _references_of(g, score, log_share)
+    largest, log_share = (g.op("ReduceMax", values, axis, keepdims=1) for values in seen)
     energy = g.op("Add", g.op("Sub", log_share, largest), g.constant(memory.peak, np.float32))
     energy = g.op("Mul", energy, g.constant(2.0 * variance * unit, np.float32))
     energy = g.op("Max", energy, g.constant(0.0, np.float32))
     return energy, some
+
+
+def references_tell(score: FrozenScore, unit: float) -> bool:
+    """Whether float32 keeps a score's digits where the log sum is read at the nearest reference.
+
+    A difference of two log kernels has lost as many as that reference is far. What that is in
+    scores is found at known rows that are no references, each left out as a new row would be.
+
+    Parameters
+    ----------
+    score : FrozenScore
+    unit : float
+        Score a squared standardised unit.
+    """
+    memory, b = score.memory, len(score.memory.references)
+    others = _references_first(memory.references.numpy(), len(memory.rows))[b:]
+    if not len(others):
+        return True
+    own = torch.from_numpy(others)[spread(len(others), _JUDGES)]
+    rows, references = memory.rows[own], memory.rows64[memory.references]
+    nearest = torch.cdist(rows.double(), references).min(dim=1).values
+    scores = score.scores(rows, torch.zeros(len(rows), score.n_columns), own).double()
+    lost = nearest.square() * (unit * _ROUNDING) / scores
+    return bool(lost.quantile(0.99) <= _LOST_MOSTLY and lost.max() <= _LOST_AT_MOST)
 
 
 def _references_of(g: GraphBuilder, score: FrozenScore, values: Value) -> Value:

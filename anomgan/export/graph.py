@@ -97,7 +97,15 @@ class GraphBuilder:
         return self.constant(np.array(values, dtype=np.int64), stem="ints")
 
     def rename(self, value: Value, name: str) -> Value:
-        """Give what a node of this graph made a public name."""
+        """Give what a node of this graph made a public name.
+
+        No node within another's body may use it: bodies are not looked at.
+
+        Raises
+        ------
+        ValueError
+            No node of this graph makes it.
+        """
         if not any(value in node.output for node in self.nodes):
             raise ValueError(f"no node makes {value}: it cannot be called {name}")
         for node in self.nodes:

@@ -24,8 +24,6 @@ _BLOCK = 32
 """Known scores that stand in the tree as one, where there are more."""
 _STRAIGHT = 1e-9
 """A tail of a smaller shape is exponential: to work with its inverse would cost digits."""
-_LARGEST_LOG = 690.0
-"""Logarithm of a power's largest base: no finite score reaches it."""
 
 
 def add_p_value(g: GraphBuilder, calibrator: Calibrator, score: Value) -> Value:
@@ -167,7 +165,7 @@ def _beyond_all(g: GraphBuilder, tail: Tail, score: Value, *, most: float) -> Va
         factor = share**-tail.shape
         slope = factor * tail.shape / tail.scale
         start = factor - slope * tail.threshold
-        low, high = np.exp(np.minimum(-tail.shape * bounds, _LARGEST_LOG))
+        low, high = np.exp(-tail.shape * bounds)  # at most e^44: a shape is 0.5 at most
     line = g.op("Gemm", wide, g.constant(np.array([[slope]])), g.constant(np.array([start])))
     line = g.op("Clip", line, g.constant(low, np.float64), g.constant(high, np.float64))
     if straight:

@@ -162,10 +162,6 @@ class Arithmetic(ABC, Generic[V]):
         """Take the largest of each row: [n, width] -> [n, 1]."""
 
     @abstractmethod
-    def softmax(self, x: V) -> V:
-        """Divide the exponentials of each row by their sum: [n, width] -> [n, width]."""
-
-    @abstractmethod
     def concatenate(self, *values: V) -> V:
         """Put values side by side."""
 

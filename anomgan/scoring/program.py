@@ -147,10 +147,6 @@ class TorchArithmetic(Arithmetic[Tensor]):
         """Take the largest of each row: [n, width] -> [n, 1]."""
         return x.amax(dim=1, keepdim=True)
 
-    def softmax(self, x: Tensor) -> Tensor:
-        """Divide the exponentials of each row by their sum: [n, width] -> [n, width]."""
-        return x.softmax(dim=1)
-
     def concatenate(self, *values: Tensor) -> Tensor:
         """Put values side by side."""
         return torch.cat(values, dim=1)

@@ -47,7 +47,11 @@ _DIMS, _TENSOR_NAME, _EXTERNAL, _LOCATION = 1, 8, 13, 14
 
 
 def _run_of_values() -> re.Pattern[bytes]:
-    """Match fields of an attribute that hold numbers and short texts, as many as follow."""
+    """Match up to 1 024 fields of an attribute that hold numbers and short texts.
+
+    What is unbounded would remember every field that it might have to give back; what gives nothing
+    back (``++``) ends in the middle of a field in Python before 3.11.5.
+    """
     any_byte = rb"[\x00-\xff]"
     texts = b"|".join(b"%s%s{%d}" % (re.escape(bytes([n])), any_byte, n) for n in range(16))
     kinds = (
@@ -56,7 +60,7 @@ def _run_of_values() -> re.Pattern[bytes]:
         (_STRINGS, _BYTES, rb"(?:%s)" % texts),
     )
     fields = (re.escape(bytes([number << 3 | kind])) + value for number, kind, value in kinds)
-    return re.compile(rb"(?:%s)++" % b"|".join(fields))
+    return re.compile(rb"(?:%s){1,1024}" % b"|".join(fields))
 
 
 _VALUES: Final = _run_of_values()

@@ -348,7 +348,7 @@ class Scorer:
         shape = next(out.shape for out in session.get_outputs() if out.name == "contributions")
         if self.provider != CPU or self._categorical_names or not self._numeric_names:
             return None
-        if len(shape) != 2 or not isinstance(shape[1], int):  # the first graphs may not tell
+        if shape[1:] != [len(self.feature_names)]:  # the first graphs may not tell
             return None
         return SingleRows(self._session, len(self._numeric_names), shape[1])
 

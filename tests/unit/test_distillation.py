@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -23,10 +24,12 @@ from anomgan.estimator import detector_class
 from anomgan.fitting import FittedModel
 from anomgan.groups import GroupedCalibrator
 from anomgan.nets.arithmetic import FrozenNetwork
-from anomgan.persistence import export_fast, load_fitted
+from anomgan.nets.batched import LEAK
+from anomgan.persistence import export_fast, export_scorer, load_fitted
 from anomgan.scoring.frozen import FLOOR
 from anomgan.scoring.program import TorchArithmetic
 from anomgan.scoring.student import NEAREST, Student, log_distance
+from anomgan.tables.readers import Batch
 from anomgan_datasets import clean_split, load
 from anomgan_datasets.splits import Split
 
@@ -221,6 +224,60 @@ def test_the_formula_by_hand() -> None:
     np.testing.assert_allclose(parts.by_feature[:, 0].numpy(), np.e, rtol=1e-6)
     found = beyond.numpy() * weights
     np.testing.assert_allclose(found[:, 0], 2.0 * np.array([0.0, 0.0, 4.0, 1.0]), rtol=1e-6)
+
+
+def test_the_formula_in_an_uneven_box_far_from_zero() -> None:
+    """Units of the box change nothing but the last digits: float64, feature by feature."""
+    rng = np.random.default_rng(0)
+    low = np.array([3.0, -70.0, 5.0])
+    high = np.array([9.0, -40.0, 5.0 + 1e-3])  # the last side has no width to speak of
+    centres = rng.uniform(low, high, size=(6, 3))
+    sizes = ((4, 5), (5, 3))
+    weights = [rng.normal(scale=0.3, size=size).astype(np.float32) for size in sizes]
+    biases = [rng.normal(scale=0.3, size=size[1]).astype(np.float32) for size in sizes]
+    columns = np.ascontiguousarray(2.0 * centres.T, dtype=np.float32)
+    norms = np.square(centres).sum(axis=1).astype(np.float32)
+    networks = {
+        "box": FrozenNetwork.numbers(np.stack([low, high])),
+        "centres": FrozenNetwork((columns,), (-norms,)),
+        "student": FrozenNetwork(tuple(weights), tuple(biases)),
+    }
+    rows = rng.uniform(low - 4.0, high + 4.0, size=(50, 3)).astype(np.float32)
+    parts = Student(growth=0.7).score(TorchArithmetic(), networks, torch.from_numpy(rows))
+    # The narrow side counts as one of 2e-3 around the same middle.
+    middle, half = (low + high) / 2.0, np.maximum((high - low) / 2.0, 1e-3)
+    near = np.clip(rows.astype(np.float64), middle - half, middle + half)
+    distance = np.square(near[:, None] - centres).sum(axis=2).min(axis=1) + NEAREST
+    told = np.concatenate([near, np.log(distance)[:, None]], axis=1)
+    hidden = told @ weights[0] + biases[0]
+    logs = np.where(hidden > 0.0, hidden, LEAK * hidden) @ weights[1] + biases[1]
+    assert parts.by_feature is not None
+    assert parts.weighted is not None
+    np.testing.assert_allclose(parts.by_feature.numpy(), np.exp(logs), rtol=1e-3)
+    beyond = parts.weighted[0].numpy() * parts.weighted[1]
+    np.testing.assert_allclose(beyond, 0.7 * np.square(rows - near), rtol=1e-3, atol=1e-4)
+    assert (beyond > 0.1).any(axis=0).all()
+
+
+def test_far_out_each_column_gets_what_its_own_features_add() -> None:
+    """Also where a column has several features: its share and the score are those of torch."""
+    rng = np.random.default_rng(0)
+    site = rng.choice(["north", "south", "west", "east"], size=400)
+    table = pd.DataFrame({"load": rng.normal(size=400), "site": site, "heat": rng.normal(size=400)})
+    fitted = GANDetector(n_steps=20, random_state=0).fit(table).model_
+    assert fitted.held_out is not None
+    student = replace(fitted, score=distil(fitted.score, fitted.held_out, **QUICK).score)
+    far = table.head(30).assign(heat=50.0 + np.arange(30.0))
+    rows = fitted.schema.rows(Batch(pl.from_pandas(far), 1, "far"))
+    told, told_shares = student.score_rows(rows)
+    graph, _, _ = export_scorer(student, created_at="now")
+    feed = {"numeric": rows.numeric, "categorical": rows.categorical}
+    score, shares = _session(graph).run(["score", "contributions"], feed)
+    np.testing.assert_allclose(score, told, rtol=1e-5)
+    np.testing.assert_allclose(shares, told_shares, rtol=1e-4, atol=1e-3)
+    heat = fitted.schema.feature_names.index("heat")
+    assert (shares.argmax(axis=1) == heat).all()
+    assert (shares[:, heat] > 0.9 * score).all()
 
 
 @pytest.mark.parametrize("name", ["width", "n_steps", "batch_rows"])
