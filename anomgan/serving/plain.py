@@ -29,8 +29,8 @@ def plain_row(row: Mapping[str, Any], names: Iterable[str]) -> list[float] | Non
         return None
     if int in kinds and not all(type(v) is float or -_EXACT < v < _EXACT for v in cells):
         return None
-    # An endless cell or one that is no number makes such a sum; so do some finite ones, which a
-    # table then takes just as well.
+    # A cell that is endless or no number makes the sum so; finite ones that are together beyond
+    # float64 do, too, and a table takes these just as well.
     return cells if isfinite(sum(cells)) else None
 
 

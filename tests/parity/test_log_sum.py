@@ -26,7 +26,7 @@ def _in_clusters() -> np.ndarray:
     return rng.permutation(rows + 1e-3 * rng.normal(size=rows.shape))
 
 
-def _shapes_looked_through(model: bytes) -> list[int]:
+def _slices_of_known_rows(model: bytes) -> list[int]:
     """How many `Slice` nodes stand in the pass over all known rows."""
     graph = onnx.load_from_string(model).graph
     (tile,) = (n.attribute[0].g for n in graph.node if n.op_type == "Scan")
@@ -40,7 +40,7 @@ def test_rows_far_from_every_reference_keep_their_digits(inversion_share: float)
     model, parity, _ = export_scorer(fitted, created_at="")  # refuses what is not alike
     assert parity.p99_relative < P99_RELATIVE / 5
     assert not references_tell(fitted.score, _unit(fitted))
-    assert _shapes_looked_through(model) == [1]
+    assert _slices_of_known_rows(model) == [1]
 
 
 def test_rows_near_references_are_read_at_them() -> None:
@@ -50,7 +50,7 @@ def test_rows_near_references_are_read_at_them() -> None:
     model, parity, _ = export_scorer(fitted, created_at="")
     assert parity.p99_relative < P99_RELATIVE / 5
     assert references_tell(fitted.score, _unit(fitted))
-    assert _shapes_looked_through(model) == [2]
+    assert _slices_of_known_rows(model) == [2]
 
 
 def test_where_all_rows_are_references_nothing_is_looked_up() -> None:
@@ -58,7 +58,7 @@ def test_where_all_rows_are_references_nothing_is_looked_up() -> None:
     model, parity, _ = export_scorer(fitted, created_at="")
     assert parity.p99_relative < P99_RELATIVE / 5
     assert references_tell(fitted.score, _unit(fitted))
-    assert _shapes_looked_through(model) == [0]
+    assert _slices_of_known_rows(model) == [0]
 
 
 def _unit(fitted: FittedModel) -> float:
