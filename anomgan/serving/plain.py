@@ -17,7 +17,9 @@ __all__ = ["plain_array", "plain_row"]
 
 _EXACT: Final = 2**53  # whole numbers below it are floats, too
 _NUMBERS: Final = frozenset({float, int})
+_FLOAT64: Final = np.dtype(np.float64)
 _DTYPES: Final = frozenset(np.dtype(kind) for kind in (np.float64, np.float32, np.int64, np.int32))
+_FEW_CELLS: Final = 128  # so few are told from endless ones sooner by Python than by NumPy
 
 
 def plain_row(row: Mapping[str, Any], names: Iterable[str]) -> list[float] | None:
@@ -39,7 +41,10 @@ def plain_array(rows: NDArray[Any], width: int, most: int) -> NDArray[np.float64
     shape = rows.shape
     if len(shape) != 2 or shape[1] != width or not 0 < shape[0] <= most:
         return None
-    if rows.dtype not in _DTYPES:
-        return None
-    numeric = np.ascontiguousarray(rows, dtype=np.float64)
-    return numeric if np.isfinite(numeric).all() else None
+    if rows.dtype is not _FLOAT64:
+        if rows.dtype not in _DTYPES:
+            return None
+        rows = rows.astype(np.float64)
+    if rows.size <= _FEW_CELLS and shape[0] == 1:
+        return rows if isfinite(sum(rows[0].tolist())) else None  # as in `plain_row`
+    return np.ascontiguousarray(rows) if np.isfinite(rows).all() else None

@@ -54,7 +54,11 @@ def cuda_unusable_reason() -> str | None:
 
 
 def make_session(
-    model: bytes, *, providers: Providers = "auto", intra_op_threads: int = 1
+    model: bytes,
+    *,
+    providers: Providers = "auto",
+    intra_op_threads: int = 1,
+    rows: int | None = None,
 ) -> tuple[ort.InferenceSession, str]:
     """Open `model` on the processor asked for.
 
@@ -66,6 +70,9 @@ def make_session(
         With a sequence, the first must be the one in use, or it is an error.
     intra_op_threads : int, default=1
         Threads inside one call. Several calls at once serve throughput better.
+    rows : int, optional
+        Rows of every call, where that is known: what depends on their number alone is then worked
+        out here, once.
 
     Returns
     -------
@@ -82,24 +89,27 @@ def make_session(
     """
     if isinstance(providers, str) and providers not in ("auto", "cpu", "cuda"):
         raise UsageError(f"the provider must be auto, cpu or cuda, got {providers!r}")
+    sizes = intra_op_threads, rows
     if not isinstance(providers, str):
-        return _open(model, list(providers), intra_op_threads), ""
+        return _open(model, list(providers), *sizes), ""
     if providers == "cpu":
-        return _open(model, [CPU], intra_op_threads), ""
+        return _open(model, [CPU], *sizes), ""
     reason = cuda_unusable_reason()
     if reason is None:
         try:
-            return _open(model, [CUDA, CPU], intra_op_threads), ""
+            return _open(model, [CUDA, CPU], *sizes), ""
         except UsageError as error:
             if providers == "cuda":
                 raise
             reason = str(error)
     if providers == "cuda":
         raise UsageError(f"CUDA cannot be used: {reason}; use the provider auto or cpu")
-    return _open(model, [CPU], intra_op_threads), reason
+    return _open(model, [CPU], *sizes), reason
 
 
-def _open(model: bytes, names: list[str], intra_op_threads: int) -> ort.InferenceSession:
+def _open(
+    model: bytes, names: list[str], intra_op_threads: int, rows: int | None
+) -> ort.InferenceSession:
     """Open `model` with `names` and see to it that the first of them is the one in use."""
     unknown = [name for name in names if name not in ort.get_available_providers()]
     if unknown or not names:
@@ -115,6 +125,8 @@ def _open(model: bytes, names: list[str], intra_op_threads: int) -> ort.Inferenc
     # 150 columns), and saves neither time nor memory afterwards.
     options.enable_mem_reuse = False
     options.log_severity_level = 3
+    if rows is not None:
+        options.add_free_dimension_override_by_name("N", rows)
     # Or a mark in the file would have it read as onnxruntime's own format, which nobody looked at.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # Where the CPU fails there is nothing to fall back on, and onnxruntime would say so on stdout.

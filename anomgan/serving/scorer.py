@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -30,7 +31,7 @@ from anomgan.serving.plain import plain_array, plain_row
 from anomgan.serving.plain_graph import require_plain_graph
 from anomgan.serving.providers import CPU, Providers, make_session, usable_threads
 from anomgan.serving.sessions import ForkedSession
-from anomgan.serving.single_row import SingleRows
+from anomgan.serving.single_row import SMALL_GRAPH, SingleRows
 from anomgan.serving.streaming import ordered_map
 from anomgan.serving.verdicts import Verdicts
 from anomgan.tables.columns import ColumnKind
@@ -103,6 +104,7 @@ class Scorer:
         threads: int = 1,
         checksum: str = "",
         reopen: Callable[[], ort.InferenceSession] | None = None,
+        open_for_one: Callable[[], ort.InferenceSession] | None = None,
     ) -> None:
         self.checksum = checksum
         self._session = ForkedSession(session, reopen)
@@ -127,7 +129,9 @@ class Scorer:
         self._categorical_names = self.schema.categorical_names
         self._sound_rate: float | None = None
         self._fed_rate = (self.false_alarm_rate, _cell(self.false_alarm_rate))
-        self._single = self._single_rows(session)
+        self._single = SingleRows.where_possible(
+            self._session, self.schema, len(self.feature_names), open_for_one
+        )
 
     @classmethod
     def open(
@@ -170,6 +174,10 @@ class Scorer:
         model = read_model(place) if bundle is None else bundle.read(SCORER_FILE)
         require_plain_graph(model, source)
         session, note = make_session(model, providers=providers)
+
+        def opened(rows: int | None = None) -> ort.InferenceSession:
+            return make_session(model, providers="cpu", rows=rows)[0]
+
         scorer = cls(
             session,
             source=source,
@@ -178,7 +186,8 @@ class Scorer:
             provider_note=note,
             threads=threads or usable_threads(),
             checksum=hashlib.sha256(model).hexdigest(),
-            reopen=lambda: make_session(model, providers="cpu")[0],
+            reopen=opened,
+            open_for_one=partial(opened, 1) if len(model) <= SMALL_GRAPH else None,
         )
         if bundle is not None and verify_probe:
             scorer.verify_probe(bundle.arrays(PROBE_FILE))
@@ -342,15 +351,6 @@ class Scorer:
                 extra_columns=(),
             )
         )
-
-    def _single_rows(self, session: ort.InferenceSession) -> SingleRows | None:
-        """Return what scores single rows at less cost, where the graph takes numbers on the CPU."""
-        shape = next(out.shape for out in session.get_outputs() if out.name == "contributions")
-        if self.provider != CPU or self._categorical_names or not self._numeric_names:
-            return None
-        if shape[1:] != [len(self.feature_names)]:  # the first graphs may not tell
-            return None
-        return SingleRows(self._session, len(self._numeric_names), shape[1])
 
     def _rate(self, asked: float | None) -> float:
         rate = self.false_alarm_rate if asked is None else float(asked)

@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 
 from anomgan import GANDetector
 from anomgan.errors import SchemaError, UsageError
+from anomgan.literature import FACES
 from anomgan.serving import Scorer
+from anomgan.serving.plain import plain_array
+from anomgan.serving.single_row import SMALL_GRAPH
 from anomgan.serving.verdicts import Verdicts
 from anomgan.tables.schema import Rows
 
@@ -50,13 +53,16 @@ def _plain_scorer(model: Path) -> Scorer:
     return Scorer.open(model, providers="cpu", threads=1)
 
 
-@pytest.fixture(scope="module")
-def numbers_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["anomgan", "ganomaly"])
+def numbers_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of two numbers, whose graph is larger than `SMALL_GRAPH` or smaller."""
     rng = np.random.default_rng(0)
     load = rng.normal(size=200)
     rows = pd.DataFrame({"load": load, "heat": 2.0 * load + rng.normal(size=200)})
     place = tmp_path_factory.mktemp("numbers") / "m"
-    GANDetector(n_steps=10, random_state=0).fit(rows).save(place)
+    faces = {"anomgan": GANDetector, **FACES}
+    faces[request.param](n_steps=10, random_state=0).fit(rows).save(place)
+    assert ((place / "scorer.onnx").stat().st_size <= SMALL_GRAPH) == (request.param == "ganomaly")
     return place
 
 
@@ -171,7 +177,9 @@ def test_a_row_scored_in_the_middle_of_another_has_buffers_of_its_own(numbers_mo
     scorer = _plain_scorer(numbers_model)
     first, second = np.array([[0.1, 0.2]]), np.array([[5.0, -5.0]])
     expected = scorer.score(first)
-    session = scorer._session.here()
+    single = scorer._single
+    assert single is not None
+    session = single._session.here()
 
     class Interrupted:
         """The session, and somebody who scores another row after the first run."""
@@ -190,13 +198,70 @@ def test_a_row_scored_in_the_middle_of_another_has_buffers_of_its_own(numbers_mo
             return getattr(session, name)
 
     interrupted = Interrupted()
-    scorer._session._owned = (os.getpid(), interrupted)  # type: ignore[assignment]
+    single._session._owned = (os.getpid(), interrupted)  # type: ignore[assignment]
     try:
         scorer.score(first)  # binds
         interrupted.armed = True
         found = scorer.score(first)
     finally:
-        scorer._session._owned = (os.getpid(), session)
+        single._session._owned = (os.getpid(), session)
     assert found.score == expected.score
     (meanwhile,) = interrupted.answers
     assert meanwhile.score == scorer.score(second).score != expected.score
+
+
+def test_a_small_graph_has_a_session_for_single_rows(numbers_model: Path) -> None:
+    """Opened when the first of them comes; it takes no other number of rows."""
+    scorer = Scorer.open(numbers_model, providers="cpu", threads=1)
+    rows = np.random.default_rng(0).normal(size=(2, 2))
+    together, own, single = scorer.score(rows), scorer._session.here(), scorer._single
+    assert single is not None
+    assert single._session.here() is own
+    assert scorer.score(rows[:1]).score == together.score[:1]
+    opened = single._session.here()
+    assert (opened is own) == ((numbers_model / "scorer.onnx").stat().st_size > SMALL_GRAPH)
+    assert scorer.score(rows[1:]).score == together.score[1:]
+    assert single._session.here() is opened
+    rate = np.array(0.01, dtype=np.float32)
+    feed = {"numeric": rows, "false_alarm_rate": rate}
+    if opened is not own:
+        with pytest.raises(Exception, match="Got: 2 Expected: 1"):
+            opened.run(None, feed)
+    assert len(own.run(None, feed)[0]) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_forked_worker_scores_single_rows_in_a_session_of_its_own(numbers_model: Path) -> None:
+    scorer = Scorer.open(numbers_model, providers="cpu", threads=1)
+    row = np.array([[0.5, -0.5]])
+    expected, single = scorer.score(row).score, scorer._single
+    assert single is not None
+    inherited = single._session.here()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        alike = scorer.score(row).score == expected
+        os._exit(0 if alike and single._session.here() is not inherited else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("shape", [(1, 2), (1, 300), (3, 2)])
+def test_plain_arrays_hold_finite_numbers(shape: tuple[int, int], bad: float) -> None:
+    rows = np.arange(float(np.prod(shape))).reshape(shape)
+    for kind in (np.float64, np.float32, np.int64, np.int32):
+        found = plain_array(rows.astype(kind), shape[1], 10)
+        assert found is not None
+        assert found.dtype == np.float64
+        assert np.array_equal(found, rows)
+    turned = np.asfortranarray(rows)
+    found = plain_array(turned, shape[1], 10)
+    assert found is not None
+    assert found.flags.c_contiguous
+    for place in np.ndindex(shape):
+        spoilt = rows.copy()
+        spoilt[place] = bad
+        assert plain_array(spoilt, shape[1], 10) is None
+    for other in (">f8", np.uint8, str, object):
+        assert plain_array(rows.astype(other), shape[1], 10) is None
+    assert plain_array(rows, shape[1], shape[0] - 1) is None
+    assert plain_array(rows, shape[1] + 1, 10) is None
