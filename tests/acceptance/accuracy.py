@@ -53,8 +53,8 @@ the seeds 1 and 2 of `clean.csv`, are from just before the last change of the ke
 the sets that it touches. All but `rounded.csv` trained with products of float32, as
 `--set bfloat16=False` and processors without units for bfloat16 do, and all but `papers.csv` scored
 after five steps of latent inversion (`--set inversion_steps=5`) instead of two. `papers.csv`,
-`detectors.csv` (but for PyOD's rows, which owe nothing to this code) and `longer.csv` were made last,
-all on one commit.
+`detectors.csv` (but for PyOD's rows, which owe nothing to this code) and `longer.csv` were made
+last, all on one commit.
 """
 
 
