@@ -68,10 +68,9 @@ max_calibration_rows
         the critic's slope is then 1 at most. The last layer's outputs that grade noise are left
         free. The score is given the divided matrices: it and its graph know nothing of this.
     bfloat16 : bool
-        Whether the factors of the discriminator's products are rounded to bfloat16 while it is
-        trained, on a processor that has units for such products (AMX), which is faster. On others
-        nothing is rounded. While a fit rounds, so does what other threads of the process multiply
-        in torch on the CPU, scores of torch among them; those of the exported scorer never do.
+        Whether all layers of the discriminator but the first multiply in bfloat16 while it is
+        trained, on a processor that has units for such products (AMX, or AVX-512 with BF16), which
+        is faster. On others, and in scores, nothing is rounded.
     calibration : str
         "split": a fifth of the rows (up to a quarter of few) is held out of the training and
         calibrates. "cross": all rows train and calibrate, each by the one of `n_members` networks

@@ -330,10 +330,10 @@ class FlagshipGame:
         nets, weights = self.networks, self.weights
         real = self.sampler.rows(self.n_pairs)  # [m, p, d]
         latents = self.sampler.normal(self.n_pairs, nets.sizes.latent_dim)  # [m, p, k]
-        fake = nets.generator.fused(latents)  # [m, p, d]
+        codes = torch.cat([latents, nets.encoder.fused(real)], dim=1)  # [m, 2 p, k]
+        fake, returned = nets.generator.fused(codes).chunk(2, dim=1)  # [m, p, d]
         shown = self._blurred(real), self._blurred(fake)
         adversarial = self._fooling(*shown)
-        returned = nets.generator.fused(nets.encoder.fused(real))  # [m, p, d]
         reconstruction = (returned - real).square().mean(dim=(1, 2)).sum()
         cycle = (nets.encoder.fused(fake.detach()) - latents).square().mean(dim=(1, 2)).sum()
         losses = {
@@ -349,9 +349,10 @@ class FlagshipGame:
         """Loss of the generator by the critic, or by what it will be some steps ahead."""
         discriminator, own = self.networks.discriminator, self.stabilisers
         if own.unrolled_steps == 0:
-            with torch.no_grad():  # the generator does not move real rows
-                on_real = discriminator.fused(real)[..., 0]
-            return self.objective.generator_loss(on_real, discriminator.fused(fake)[..., 0])
+            logits = discriminator.fused(torch.cat([real, fake], dim=1))[..., 0]
+            on_real, on_fake = logits.chunk(2, dim=1)  # [m, p]
+            # The generator does not move real rows.
+            return self.objective.generator_loss(on_real.detach(), on_fake)
 
         def answer(d: FunctionalDiscriminator) -> Tensor:
             loss = self.objective.discriminator_loss(d(real)[..., 0], d(fake)[..., 0])

@@ -36,7 +36,7 @@ from anomgan.evaluation.timing import (
     run_child,
     summarise_times,
 )
-from anomgan.nets.precision import products
+from anomgan.nets.precision import layer_types
 from anomgan.presets import FlagshipParameters
 
 __all__ = ["CountedProducts", "measure_training", "pyod_scoring", "training_step_flops"]
@@ -138,13 +138,14 @@ def _product_rate(plan: SpeedPlan) -> float:
     width = max(parameters.discriminator_width, parameters.generator_width)
     shape = (parameters.members, parameters.batch_rows, width)
     x, weights = torch.ones(shape), torch.ones((shape[0], width, width))
+    later = layer_types(x, 2, rounded=parameters.bfloat16)[1]  # as all layers but the first
+    x, weights = x.to(later), weights.to(later)
     former = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a fit
     try:
-        with products(x.device, rounded=parameters.bfloat16):
-            found = interleave(
-                {"product": lambda: torch.bmm(x, weights)}, budget_s=plan.budget_s / 4, repeats=5
-            )
+        found = interleave(
+            {"product": lambda: torch.bmm(x, weights)}, budget_s=plan.budget_s / 4, repeats=5
+        )
     finally:
         torch.set_num_threads(former)
     return 2.0 * math.prod(shape) * width / found["product"].median

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from anomgan.errors import UsageError
 from anomgan.nets.fused import LEAK, RECTIFIERS, fused_layers, rectified_slope
 from anomgan.nets.initialisation import initialise
-from anomgan.nets.precision import products
+from anomgan.nets.precision import layer_types
 
 __all__ = ["LEAK", "Activation", "BatchedLinear", "BatchedMLP"]
 
@@ -161,20 +161,22 @@ class BatchedMLP(nn.Module):
                 f"the slope of a network of {self.activation!r} is not constant between zeros: "
                 "differentiate its output"
             )
-        weights = [layer.acting_weight() for layer in self._linear()]
+        layers = self._linear()
+        types = layer_types(x, len(layers), rounded=self.rounded)
+        weights = [a.acting_weight().to(own) for a, own in zip(layers, types, strict=True)]
         made = []
-        with products(x.device, rounded=self.rounded):
-            with torch.no_grad():
-                for layer, weight in zip(self._linear()[:-1], weights[:-1], strict=True):
-                    x = _activate(torch.baddbmm(layer.bias, x, weight), self.activation)
-                    made.append(x)  # [m, n, width]
-            chosen = weights[-1][..., output : output + 1].transpose(1, 2)  # [m, 1, width]
-            gradient = torch.bmm(torch.ones_like(x[..., :1]), chosen)  # [m, n, width]
-            for weight, x in zip(reversed(weights[:-1]), reversed(made), strict=True):
-                gradient = rectified_slope(gradient, x, self.activation)
-                gradient = torch.bmm(gradient, weight.transpose(1, 2))
+        with torch.no_grad():
+            for i, weight in enumerate(weights[:-1]):
+                x = torch.baddbmm(layers[i].bias.to(types[i]), x, weight)
+                x = _activate(x, self.activation).to(types[i + 1])
+                made.append(x)  # [m, n, width]
+        chosen = weights[-1][..., output : output + 1].transpose(1, 2)  # [m, 1, width]
+        gradient = torch.bmm(torch.ones_like(x[..., :1]), chosen)  # [m, n, width]
+        for weight, x in zip(reversed(weights[:-1]), reversed(made), strict=True):
+            gradient = rectified_slope(gradient, x, self.activation).to(weight.dtype)
+            gradient = torch.bmm(gradient, weight.transpose(1, 2))  # [m, n, in]
         # Zero, not none: an optimiser's momentum then moves biases along with the weights.
-        for layer in self._linear()[:-1]:
+        for layer in layers[:-1]:
             gradient = gradient + 0.0 * layer.bias.sum()
         return gradient
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from anomgan.errors import UsageError
-from anomgan.nets.precision import products
+from anomgan.nets.precision import layer_types
 
 __all__ = ["LEAK", "RECTIFIERS", "fused_layers", "rectified_slope"]
 
@@ -43,7 +43,8 @@ def fused_layers(
     biases : sequence of Tensor [m, 1, out]
     activation : {"leaky_relu", "elu", "relu", "tanh"}
     rounded : bool
-        Whether factors of products are rounded, see `anomgan.nets.precision.products`.
+        Whether all layers but the first multiply in bfloat16: see
+        `anomgan.nets.precision.layer_types`.
 
     Returns
     -------
@@ -74,18 +75,22 @@ class _Layers(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, activation: str, rounded: bool, *parameters: Tensor) -> Tensor:
         """Keep each layer's input; for ELU also what it acted on, as its slope is read there."""
         depth = len(parameters) // 2
-        inputs, acted_on = [x], []
-        with products(x.device, rounded=rounded):
-            for layer in range(depth - 1):
-                x = torch.baddbmm(parameters[depth + layer], x, parameters[layer])  # [m, n, out]
-                if activation == "elu":
-                    acted_on.append(x)
-                x = _activated(x, activation)
-                inputs.append(x)
-            x = torch.baddbmm(parameters[-1], x, parameters[depth - 1])
-        ctx.activation, ctx.depth, ctx.rounded = activation, depth, rounded
-        ctx.save_for_backward(*parameters[:depth], *inputs, *acted_on)
-        return x
+        types = layer_types(x, depth, rounded=rounded)
+        weights, biases = (
+            [p.to(own) for p, own in zip(part, types, strict=True)]
+            for part in (parameters[:depth], parameters[depth:])
+        )
+        inputs, acted_on, given = [x], [], x.dtype
+        for layer in range(depth - 1):
+            x = torch.baddbmm(biases[layer], x, weights[layer])  # [m, n, out]
+            if activation == "elu":
+                acted_on.append(x.to(types[layer + 1]))
+            x = _activated(x, activation).to(types[layer + 1])
+            inputs.append(x)
+        x = torch.baddbmm(biases[-1], x, weights[-1])
+        ctx.activation, ctx.depth, ctx.types = activation, depth, types
+        ctx.save_for_backward(*weights, *inputs, *acted_on)
+        return x.to(given)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -94,22 +99,25 @@ class _Layers(torch.autograd.Function):
             raise UsageError(
                 "fused layers are differentiated once: for a second derivative call the network"
             )
-        depth, saved = ctx.depth, ctx.saved_tensors
+        depth, saved, types, given = ctx.depth, ctx.saved_tensors, ctx.types, gradient.dtype
         weights, inputs, acted_on = saved[:depth], saved[depth : 2 * depth], saved[2 * depth :]
         of_row, needed = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         found: list[Tensor | None] = [None] * (2 * depth)
-        with products(gradient.device, rounded=ctx.rounded):
-            for layer in reversed(range(depth)):
-                if needed[layer]:
-                    found[layer] = torch.bmm(inputs[layer].transpose(1, 2), gradient)
-                if needed[depth + layer]:
-                    found[depth + layer] = gradient.sum(dim=1, keepdim=True)
-                if layer == 0 and not of_row:
-                    break
-                gradient = torch.bmm(gradient, weights[layer].transpose(1, 2))  # [m, n, in]
-                if layer:
-                    kept = acted_on[layer - 1] if acted_on else inputs[layer]
-                    _pull_back(gradient, kept, ctx.activation)
+        gradient = gradient.to(types[-1])
+        for layer in reversed(range(depth)):
+            if layer or of_row:
+                gradient = gradient.to(types[layer])
+            if needed[layer]:
+                rows = inputs[layer].to(gradient.dtype).transpose(1, 2)
+                found[layer] = torch.bmm(rows, gradient).to(given)
+            if needed[depth + layer]:
+                found[depth + layer] = gradient.sum(dim=1, keepdim=True).to(given)
+            if layer == 0 and not of_row:
+                break
+            gradient = torch.bmm(gradient, weights[layer].transpose(1, 2))  # [m, n, in]
+            if layer:
+                kept = acted_on[layer - 1] if acted_on else inputs[layer]
+                _pull_back(gradient, kept, ctx.activation)
         return (gradient if of_row else None, None, None, *found)
 
 
