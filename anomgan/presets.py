@@ -167,9 +167,9 @@ class FlagshipParameters:
     name: ClassVar[str] = "anomgan"
 
     n_members: int | None = None
-    n_steps: int = 1500
+    n_steps: int = 1000
     batch_rows: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     latent_dim: int | None = None
     generator_width: int = 128
     discriminator_width: int = 256
@@ -189,7 +189,7 @@ class FlagshipParameters:
     bfloat16: bool = True
     ema_share: float = 0.05
     inversion_steps: int = 2
-    memory_size: int = 8192
+    memory_size: int = 6144
     discriminator_bound: float = 4.0
     inversion_share: float = 0.1
     max_calibration_rows: int = 2000
