@@ -44,10 +44,11 @@ average precision are points out of 100. The splits and protocols are described 
 ratios only.
 
 The runs were made in parts (`--sets`, several processes) and put together; runs that two sections
-share, such as `clean` with seed 0, were made once. All of anomgan's flagship were made on one commit,
-on a processor that multiplies bfloat16 in units of its own. Those of the literature's detectors are of
-an earlier commit, but nothing of theirs has changed since; the other methods' owe nothing to this code.
-Rows a second in `cost.csv` are of two processes side by side: [performance](performance.md) has better.
+share, such as `clean` with seed 0, were made once. All of anomgan's flagship were made with one
+commit's defaults, on a processor that multiplies bfloat16 in units of its own. Those of the
+literature's detectors are of an earlier commit, and nothing of theirs has changed since; those of
+other methods owe nothing to this code. Rows a second in `cost.csv` were measured beside other work:
+[performance](performance.md) has better ones.
 """
 
 

@@ -202,8 +202,8 @@ def test_feature_matching_has_a_gradient_for_the_generator() -> None:
     game = tiny_game(weights=GameWeights(features=1.0))
     game.networks.discriminator.requires_grad_(False)
     game.generator_losses()["features"].backward()  # type: ignore[no-untyped-call]
-    assert all(p.grad is not None for p in game.networks.generator.parameters())
-    assert all(p.grad is None for p in game.networks.encoder.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in game.networks.generator.parameters())
+    assert not any(p.grad is not None and p.grad.any() for p in game.networks.encoder.parameters())
 
 
 # --- Spectral normalisation -----------------------------------------------------------------
