@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -39,12 +40,12 @@ from anomgan.evaluation.timing import (
 from anomgan.nets.precision import layer_types
 from anomgan.presets import FlagshipParameters
 
-__all__ = ["CountedProducts", "measure_training", "pyod_scoring", "training_step_flops"]
+__all__ = ["CountedProducts", "measure_training", "pyod_scoring", "training_step_products"]
 
 Numbers = NDArray[np.float64]
 
-_FEW_STEPS: Final = (4, 8)
-"""Two trainings whose operations differ by those of a few steps alone."""
+_FEW_STEPS: Final = (10, 60)
+"""Two trainings whose operations differ by those of some steps alone, enough to be timed."""
 _MEMORY_STEPS: Final = 20
 """Steps of the process whose memory is told: it does not grow with them."""
 _LEAST_BOX_S: Final = 1.0
@@ -53,29 +54,46 @@ _BOXES: Final = 12.0
 
 
 class CountedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations of torch's matrix products inside a `with` block, as `flops`."""
+    """Counts the operations of torch's matrix products inside a `with` block, and times them.
+
+    Attributes
+    ----------
+    flops : int
+    seconds : float
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
+        self.seconds = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count it."""
+        started = time.perf_counter()
         found = func(*args, **(kwargs or {}))
+        took = time.perf_counter() - started
         count = flop_registry.get(func.overloadpacket)
         if count is not None:
+            self.seconds += took
             self.flops += int(count(*args, **(kwargs or {}), out_val=found))
         return found
 
 
-def training_step_flops(rows: Numbers) -> float:
-    """Return the operations of matrix products in a step of our training on rows [n, d]."""
-    flops: list[int] = []
+def training_step_products(rows: Numbers) -> tuple[float, float]:
+    """Return operations and seconds of the matrix products in a step of our training.
+
+    Parameters
+    ----------
+    rows : [n, d]
+    """
+    fits = []
     for steps in _FEW_STEPS:
         with CountedProducts() as counted:
             fit_own(rows, steps)
-        flops.append(counted.flops)
-    return (flops[1] - flops[0]) / (_FEW_STEPS[1] - _FEW_STEPS[0])
+        fits.append(counted)
+    few, more = fits
+    n = _FEW_STEPS[1] - _FEW_STEPS[0]
+    return (more.flops - few.flops) / n, (more.seconds - few.seconds) / n
 
 
 def measure_training(case: Case, plan: SpeedPlan, folder: Path) -> list[Figure]:
@@ -92,8 +110,12 @@ def measure_training(case: Case, plan: SpeedPlan, folder: Path) -> list[Figure]:
     figures = [replace(f, note=_steps_note(plan)) if f.contender == TORCH else f for f in figures]
     # A first fit loads what later ones find loaded.
     step_s = summarise_times([f.step_s for f in own[-found[TORCH].repeats :]])
-    bound_s = training_step_flops(rows) / _product_rate(plan)
+    flops, products_s = training_step_products(rows)
+    bound_s = flops / _product_rate(plan)
     figures += _own_figures(case, plan, TORCH, found[TORCH], step_s, bound_s)
+    outside = 100.0 * (1.0 - products_s / step_s.median)
+    share = Timing(outside, outside, outside, 1)
+    figures.append(figure(case, TORCH, "step outside matrix products", "%", share))
     if torch.cuda.is_available():
         figures += _cuda_figures(case, plan, rows)
     if plan.score_command:
