@@ -44,8 +44,9 @@ __all__ = ["CountedProducts", "measure_training", "pyod_scoring", "training_step
 
 Numbers = NDArray[np.float64]
 
-_FEW_STEPS: Final = (10, 60)
-"""Two trainings whose operations differ by those of some steps alone, enough to be timed."""
+_FEW_STEPS: Final = (12, 60)
+"""Two trainings whose operations differ by those of some steps alone: enough to be timed, and a
+whole number of penalty intervals."""
 _MEMORY_STEPS: Final = 20
 """Steps of the process whose memory is told: it does not grow with them."""
 _LEAST_BOX_S: Final = 1.0
@@ -68,7 +69,7 @@ class CountedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.seconds = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count it."""
+        """Run an operation, count it and time it."""
         started = time.perf_counter()
         found = func(*args, **(kwargs or {}))
         took = time.perf_counter() - started

@@ -3,7 +3,7 @@
 torch records every layer of a network as three operations, keeps what each made and hands it on
 through its autograd engine. Where nobody differentiates twice, the same arithmetic in the same
 order needs none of that: activations overwrite what they act on, and so do their gradients. The
-values are those of the layers one by one, bit for bit.
+values are those of the layers one by one, bit for bit, unless they are rounded.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def fused_layers(
     activation : {"leaky_relu", "elu", "relu", "tanh"}
     rounded : bool
         Whether all layers but the first multiply in bfloat16: see
-        `anomgan.nets.precision.layer_types`.
+        `anomgan.nets.precision.layer_types`. The gradient of the first weights does so too where
+        the rows need none.
 
     Returns
     -------
@@ -105,6 +106,8 @@ class _Layers(torch.autograd.Function):
         found: list[Tensor | None] = [None] * (2 * depth)
         gradient = gradient.to(types[-1])
         for layer in reversed(range(depth)):
+            # Nothing is pulled back to rows that need no gradient: to widen it would cost more than
+            # the product.
             if layer or of_row:
                 gradient = gradient.to(types[layer])
             if needed[layer]:

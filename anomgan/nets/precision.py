@@ -10,7 +10,7 @@ import torch
 __all__ = ["bfloat16_is_fast", "layer_types"]
 
 _UNITS = ("amx_bf16", "avx512_bf16")
-"""Capabilities of processors that multiply bfloat16 at least twice as fast as float32."""
+"""Capabilities of processors that have units for products of bfloat16."""
 
 
 @cache
@@ -28,11 +28,11 @@ def layer_types(rows: torch.Tensor, depth: int, *, rounded: bool) -> tuple[torch
     """Return the type of numbers in which each layer of a network multiplies.
 
     `rounded` has every layer but the first multiply in bfloat16, where that is faster: factors and
-    results are rounded by at most 2^-9, sums within a product are not. That is far below the noise
+    results are rounded by at most 2^-8, sums within a product are not. That is far below the noise
     that a batch puts into a step's gradients; it would not do for distances, whose large terms
-    cancel, nor for scores. Rows keep their digits, and so do weights with what an optimiser adds to
-    them. On another device than the CPU, and on a processor without units for it, nothing is
-    rounded.
+    cancel, nor for scores. What the network sees of its rows keeps its digits, and so do weights
+    with what an optimiser adds to them. On another device than the CPU, and on a processor without
+    units for it, nothing is rounded.
 
     Parameters
     ----------

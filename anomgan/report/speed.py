@@ -55,8 +55,9 @@ _NOTES: Final = {
     "training": "`training` is rows that the optimiser draws a second; its limit is the products "
     "of a step, counted in torch, over the rate of torch's widest product. The default budget is "
     "the preset's number of steps. `step outside matrix products` is the share of a step's time "
-    "that is not in these, each call of one timed: in activations, conversions, the optimiser, "
-    "torch's own walk over the operations and Python.",
+    "that is not in these, but in activations, conversions, the optimiser, torch's own walk over "
+    "the operations and Python: products were timed one by one in another training, beside "
+    "the median of a step.",
     "latency": "Every call has the next of 50 rows: rows from 0.9 of the calibration rows on take "
     "longer, as they are explained. Limits are those of the row with the median score. Quartiles "
     "are those of the quantile over fifths of the calls.",

@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
 import onnxruntime as ort
@@ -89,26 +90,26 @@ def make_session(
     """
     if isinstance(providers, str) and providers not in ("auto", "cpu", "cuda"):
         raise UsageError(f"the provider must be auto, cpu or cuda, got {providers!r}")
-    sizes = intra_op_threads, rows
+    open_with = partial(_open, model, intra_op_threads=intra_op_threads, rows=rows)
     if not isinstance(providers, str):
-        return _open(model, list(providers), *sizes), ""
+        return open_with(list(providers)), ""
     if providers == "cpu":
-        return _open(model, [CPU], *sizes), ""
+        return open_with([CPU]), ""
     reason = cuda_unusable_reason()
     if reason is None:
         try:
-            return _open(model, [CUDA, CPU], *sizes), ""
+            return open_with([CUDA, CPU]), ""
         except UsageError as error:
             if providers == "cuda":
                 raise
             reason = str(error)
     if providers == "cuda":
         raise UsageError(f"CUDA cannot be used: {reason}; use the provider auto or cpu")
-    return _open(model, [CPU], *sizes), reason
+    return open_with([CPU]), reason
 
 
 def _open(
-    model: bytes, names: list[str], intra_op_threads: int, rows: int | None
+    model: bytes, names: list[str], *, intra_op_threads: int, rows: int | None
 ) -> ort.InferenceSession:
     """Open `model` with `names` and see to it that the first of them is the one in use."""
     unknown = [name for name in names if name not in ort.get_available_providers()]

@@ -83,6 +83,11 @@ class SingleRows:
         row : n_columns numbers
         rate : float
             See `Scorer.score`.
+
+        Raises
+        ------
+        ModelCorruptError
+            onnxruntime opened the graph, and refuses to for a single row.
         """
         session = self._session_here()
         # Taken out while in use: a signal's handler may score, too, in the middle of this call.

@@ -58,9 +58,9 @@ def test_units_are_what_the_processor_tells(
     told: dict[str, bool] | None, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if told is None:  # an older torch
-        monkeypatch.delattr(torch.cpu, "get_capabilities")
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
     assert precision.bfloat16_is_fast() is fast
 
 
@@ -120,21 +120,23 @@ def test_rows_keep_their_digits() -> None:
     assert torch.equal(x.bfloat16().float(), torch.full_like(x, 1000.0))
 
 
+@pytest.mark.parametrize("of_row", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.usefixtures("units")
 def test_a_rounded_network_is_rounded_forth_and_back_and_nowhere_else(
-    activation: Activation,
+    activation: Activation, of_row: bool
 ) -> None:
     plain, rounding = pair(activation)
-    x = torch.randn(2, 128, SIZES[0], generator=seeded(1)).requires_grad_(True)
+    x = torch.randn(2, 128, SIZES[0], generator=seeded(1)).requires_grad_(of_row)
+    rows = [x] if of_row else []
     above = torch.randn(2, 128, SIZES[-1], generator=seeded(2))
     assert torch.equal(plain(x), rounding(x))  # what is frozen, watched and differentiated twice
     expected, found = plain.fused(x), rounding.fused(x)
     assert found.dtype == torch.float32
     assert not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
-    ones = torch.autograd.grad((expected * above).sum(), [x, *plain.parameters()])
-    others = torch.autograd.grad((found * above).sum(), [x, *rounding.parameters()])
+    ones = torch.autograd.grad((expected * above).sum(), [*rows, *plain.parameters()])
+    others = torch.autograd.grad((found * above).sum(), [*rows, *rounding.parameters()])
     for one, other in zip(ones, others, strict=True):
         assert other.dtype == torch.float32
         # Mostly by units that stand near their kink, and now on its other side.
