@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -32,8 +32,9 @@ _KINDS: Final[Mapping[str, tuple[int, Any]]] = {
     "double": (TensorProto.DOUBLE, np.float64),
 }
 _MOST_NODES: Final = 64
-_NODE_FLOPS: Final = 10_000_000
-"""Operations of one timed call: about a tenth of a millisecond on one core."""
+_CALL_FLOPS: Final = 200_000_000
+"""Operations of one timed call: some milliseconds on one core, so that what a call costs, and that
+other contenders' calls have emptied the cache before it, is spread over many nodes."""
 _COVERED: Final = 0.995
 """Share of a graph's operations whose shapes are timed; the rest gets their mean rate."""
 _TILE: Final = (64, 512)
@@ -131,10 +132,9 @@ def product_seconds(products: Mapping[Product, int], *, budget_s: float) -> floa
         if sum(p.flops * products[p] for p in timed) >= _COVERED * total:
             break
         timed.append(product)
-    nodes = {p: min(_MOST_NODES, max(1, _NODE_FLOPS // p.flops)) for p in timed}
-    calls = {str(i): _product_call(p, nodes[p]) for i, p in enumerate(timed)}
+    calls = {str(i): _product_call(p) for i, p in enumerate(timed)}
     found = interleave(calls, budget_s=budget_s / len(calls), repeats=5)
-    seconds = {p: found[str(i)].median / nodes[p] for i, p in enumerate(timed)}
+    seconds = {p: found[str(i)].median / _n_nodes(p) for i, p in enumerate(timed)}
     known = sum(seconds[p] * products[p] for p in timed)
     covered = sum(p.flops * products[p] for p in timed)
     return known * total / covered
@@ -154,57 +154,65 @@ def measure_rates(*, budget_s: float, stream_bytes: int = _STREAM_BYTES) -> Mach
     source, target = (np.ones(stream_bytes // 8) for _ in range(2))
     calls: dict[str, Callable[[], object]] = {"stream": lambda: np.copyto(target, source)}
     for kind in _KINDS:
-        calls[f"product {kind}"] = _product_call(peak[kind], 1)
+        calls[f"product {kind}"] = _product_call(peak[kind])
         calls[f"add {kind}"] = _tile_call(kind, "Add", 2)
         calls[f"exp {kind}"] = _tile_call(kind, "Exp", 1)
     found = interleave(calls, budget_s=budget_s / len(calls), repeats=5)
     cells = _TILE_NODES * _TILE[0] * _TILE[1]
     size = {kind: np.dtype(dtype).itemsize for kind, (_, dtype) in _KINDS.items()}
     return MachineRates(
-        {kind: peak[kind].flops / found[f"product {kind}"].median for kind in _KINDS},
+        {
+            kind: _n_nodes(product) * product.flops / found[f"product {kind}"].median
+            for kind, product in peak.items()
+        },
         {kind: 3 * size[kind] * cells / found[f"add {kind}"].median for kind in _KINDS},
         {kind: cells / found[f"exp {kind}"].median for kind in _KINDS},
         2 * source.nbytes / found["stream"].median,
     )
 
 
-def _product_call(product: Product, n_nodes: int) -> Callable[[], object]:
-    """Return a call that multiplies a constant matrix, as a trained network's is, n times."""
+def _n_nodes(product: Product) -> int:
+    """Return how often a product is done in a timed call."""
+    return min(_MOST_NODES, max(1, _CALL_FLOPS // product.flops))
+
+
+def _product_call(product: Product) -> Callable[[], object]:
+    """Return a call that multiplies a constant matrix, as a trained network's is, many times."""
     code, dtype = _KINDS[product.dtype]
     lead = [product.batch] if product.batch > 1 else []
     rng = np.random.default_rng(0)
     x = rng.normal(size=(*lead, product.m, product.k)).astype(dtype)
     weights = rng.normal(size=(*lead, product.k, product.n)).astype(dtype)
-    shape = [*lead, product.m, product.n]
-    return _repeated("MatMul", code, x, shape, n_nodes, {"w": weights})
+    return _repeated("MatMul", code, x, _n_nodes(product), {"w": weights})
 
 
 def _tile_call(kind: str, op: str, n_inputs: int) -> Callable[[], object]:
     code, dtype = _KINDS[kind]
     x = np.random.default_rng(0).normal(size=_TILE).astype(dtype)
     constants = {"w": x[::-1].copy()} if n_inputs == 2 else {}
-    return _repeated(op, code, x, list(_TILE), _TILE_NODES, constants)
+    return _repeated(op, code, x, _TILE_NODES, constants)
 
 
 def _repeated(
     op: str,
     code: int,
     x: NDArray[Any],
-    shape: Sequence[int],
     n_nodes: int,
     constants: Mapping[str, NDArray[Any]],
 ) -> Callable[[], object]:
     """Return a call of a graph that has one node n times, each on the same input.
 
     Without optimisation onnxruntime merges no equal nodes and drops none whose output is not
-    asked for, and it still packs constant matrices ahead, as in a real session.
+    asked for, and it still packs constant matrices ahead, as in a real session. Only a shape comes
+    out: results stay in memory that is used again, as they do within a graph.
     """
     nodes = [helper.make_node(op, ["x", *constants], [f"y{i}"]) for i in range(n_nodes)]
+    nodes.append(helper.make_node("Shape", [f"y{n_nodes - 1}"], ["shape"]))
     graph = helper.make_graph(
         nodes,
         "repeated",
         [helper.make_tensor_value_info("x", code, list(x.shape))],
-        [helper.make_tensor_value_info(f"y{n_nodes - 1}", code, list(shape))],
+        [helper.make_tensor_value_info("shape", TensorProto.INT64, [x.ndim])],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model = helper.make_model(

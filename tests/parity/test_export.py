@@ -10,9 +10,11 @@ import onnx
 import onnxruntime as ort
 import polars as pl
 import pytest
+import torch
 from onnx.reference import ReferenceEvaluator
 
 from anomgan import GANDetector
+from anomgan.calibration import SLACK
 from anomgan.errors import ExportError
 from anomgan.export import build_scorer, check_parity, run_scorer
 from anomgan.export.graph import IR_VERSION, ML_OPSET, OPSET
@@ -56,10 +58,28 @@ def test_scores_agree_with_torch_on_real_rows(
         detector.anomaly_score(test), outputs["score"].astype(float), outputs["contributions"]
     )
     assert parity.p99_relative <= P99_RELATIVE
-    assert parity.max_relative <= MAX_RELATIVE
+    assert parity.max_relative <= min(MAX_RELATIVE, SLACK)
     assert parity.spearman >= 1 - 1e-6
     assert parity.same_top
     assert parity.contribution_gap <= 1e-4
+
+
+def test_contributions_agree_with_torch_on_real_rows(
+    trained: tuple[GANDetector, np.ndarray],
+) -> None:
+    """Where kernels are narrow (http), a product of sums would lose a tenth of the largest."""
+    detector, test = trained
+    fitted = detector.model_
+    outputs = run_scorer(_model(detector), _rows(test))
+    encoded = fitted.encoder.transform(_rows(test))
+    scored = fitted.score(torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise))
+    score, shares = scored.score.numpy(), scored.contributions.numpy()
+    gap = np.abs(outputs["contributions"] - shares).max(axis=1) / score
+    # Rows at the very line are explained by one of the two alone.
+    clear = np.abs(score / fitted.score.settings.explained_from - 1.0) > 1e-5
+    explained = score >= fitted.score.settings.explained_from
+    assert (clear & explained).sum() > 5
+    assert gap[clear].max() <= 1e-2
 
 
 def test_p_values_and_flags_are_the_calibrators(trained: tuple[GANDetector, np.ndarray]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from anomgan.errors import ModelError
+from anomgan.evaluation import machine_rates
 from anomgan.evaluation.graph_cost import PRODUCTS, Product, count_graph, node_times
 from anomgan.evaluation.machine_rates import (
     MachineRates,
@@ -182,6 +183,12 @@ def test_more_of_the_same_products_take_as_much_more() -> None:
     seconds = product_seconds({product: 1000}, budget_s=0.05)
     # Any processor does between 10^8 and 10^12 operations a second.
     assert 1000 * product.flops / 1e12 < seconds < 1000 * product.flops / 1e8
+
+
+def test_what_a_timed_product_gives_stays_in_the_graph() -> None:
+    """Handed out, a large result took a third of the time that counted as its product's."""
+    (shape,) = machine_rates._product_call(Product("double", 1, 4, 8, 500))()
+    assert shape.tolist() == [4, 500]
 
 
 def test_rates_of_this_machine() -> None:
