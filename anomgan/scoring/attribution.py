@@ -159,10 +159,13 @@ class Attribution:
         for features in (f for f in self.features if len(f)):
             gap = self._gap(x, features)  # [n, b]
             rest = gaps - gap
-            least = rest.min(dim=1, keepdim=True).values  # [n, 1]
+            least = rest.amin(dim=1, keepdim=True)  # [n, 1]
             without.append(least)
-            around.append(((least - rest) * steepness + log_counts).exp().sum(dim=1, keepdim=True))
-            marginal.append((log_shares - gap * steepness).exp().sum(dim=1, keepdim=True))
+            # In place, as memory takes longer to get than to fill.
+            kernels = torch.sub(least, rest, out=rest).mul_(steepness).add_(log_counts).exp_()
+            around.append(kernels.sum(dim=1, keepdim=True))
+            gap = gap.mul_(steepness)
+            marginal.append(torch.sub(log_shares, gap, out=gap).exp_().sum(dim=1, keepdim=True))
         rests = torch.cat(without, dim=1)  # [n, columns that have features]
         # Relative to the likeliest column: all logarithms would do is underflow later.
         closeness = ((rests.min(dim=1, keepdim=True).values - rests) * steepness).exp()
@@ -179,9 +182,9 @@ class Attribution:
         """Squared distances to the references in some features only, [n, b]."""
         values, known = x[:, features], self.references[:, features]
         if len(features) <= BY_DIFFERENCES:
-            gap = values.new_zeros(len(x), len(known))
-            for j in range(len(features)):
-                gap = gap + (values[:, j : j + 1] - known[:, j]).square()
+            gap = (values[:, :1] - known[:, 0]).square_()
+            for j in range(1, len(features)):
+                gap += (values[:, j : j + 1] - known[:, j]).square_()
             return gap
         squares = known.square().sum(dim=1) + values.square().sum(dim=1, keepdim=True)
         return squares - 2.0 * product(values, known.T.contiguous())

@@ -67,11 +67,13 @@ class MLPWeights:
         out: list[Tensor] = []
         last = len(self.matrices) - 1
         for i, (weight, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            x = product(x, weight) + bias
-            if i < last:
+            x = product(x, weight).add_(bias)
+            if i < last and self.activation == "elu":
                 # Not torch's elu: it rounds the last values of a block otherwise than the others.
-                below = torch.expm1(x) if self.activation == "elu" else LEAK * x
-                x = torch.where(x > 0, x, below)
+                below = x.clamp(max=0.0).expm1_()
+                x = x.clamp(min=0.0).add_(below)
+            elif i < last:
+                x = torch.maximum(x, LEAK * x)
             out.append(x)
         return tuple(out)
 

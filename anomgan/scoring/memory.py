@@ -86,17 +86,17 @@ class Memory:
             T; and D_j^2 - 2 h^2 log c_j for every reference j.
         """
         log_kernel = self._log_kernel(x, own)
+        norm = x.double().square().sum(dim=1)
+        gaps = norm.unsqueeze(1) - 2.0 * log_kernel[:, self.references]
         largest, total = self._sum(log_kernel)
         log_sum = largest + self.width**2 * total.double().log()
-        norm = x.double().square().sum(dim=1)
         energy = (norm - 2.0 * log_sum + 2.0 * self.width**2 * self.peak).clamp(min=0.0).float()
-        gaps = norm.unsqueeze(1) - 2.0 * log_kernel[:, self.references]
         # Infinite for a row that is left out: large enough, and two of them differ by nothing.
         return energy, gaps.float().clamp(max=_FARTHEST)
 
     def _log_kernel(self, x: Tensor, own: Tensor | None) -> Tensor:
         """Log kernels less that of x with itself, in units of h^2: float64 [n, a]."""
-        log_kernel = product(x.double(), self.rows64.T) + self.bias  # [n, a]
+        log_kernel = product(x.double(), self.rows64.T).add_(self.bias)  # [n, a]
         if own is not None:
             index = (own >= 0).nonzero().squeeze(1)
             rest = self.counts[own[index]].double() - 1.0
@@ -105,10 +105,13 @@ class Memory:
         return log_kernel
 
     def _sum(self, log_kernel: Tensor) -> tuple[Tensor, Tensor]:
-        """Largest log kernel, float64 [n], and the sum of kernels relative to it, float32 [n]."""
-        largest = log_kernel.max(dim=1).values
-        relative = (log_kernel - largest.unsqueeze(1)) / self.width**2
-        return largest, relative.float().exp().sum(dim=1)
+        """Largest log kernel, float64 [n], and the sum of kernels relative to it, float32 [n].
+
+        Works in place: memory for thousands of numbers a row takes longer to get than to fill.
+        """
+        largest = log_kernel.amax(dim=1)
+        relative = log_kernel.sub_(largest.unsqueeze(1)).div_(self.width**2)
+        return largest, relative.float().exp_().sum(dim=1)
 
     def with_peak(self, sample: int = 2048) -> Memory:
         """Set `peak` from (evenly spread) known rows."""
