@@ -266,7 +266,9 @@ def float32_tells(score: FrozenScore, unit: float) -> bool:
     """Whether float32 keeps a score's digits where it multiplies rows with known rows.
 
     A log kernel is the difference of two numbers as large as half a row's squared norm in units of
-    the kernel's variance; what rounding these takes of a score is found at known rows.
+    the kernel's variance; what rounding these takes of a score is found at known rows. With d
+    features it was seen to grow like the fourth root of d, from 2 to 1 000 of them: the errors of
+    the partial sums cancel for the most part.
 
     Parameters
     ----------
@@ -276,7 +278,8 @@ def float32_tells(score: FrozenScore, unit: float) -> bool:
     """
     own = spread(len(score.memory.rows), _JUDGES)
     norms = score.memory.rows64[own].square().sum(dim=1)
-    lost = 2.0 * norms * unit * ROUNDING / _left_out(score, own)
+    rounding = ROUNDING * len(score.feature_column) ** 0.25
+    lost = norms * unit * rounding / _left_out(score, own)
     return bool(lost.max() <= _MOST_LOST)
 
 
