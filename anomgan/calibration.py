@@ -45,7 +45,7 @@ MINIMUM_EXCEEDANCES: Final = 10
 MINIMUM_P_VALUE: Final = float(np.finfo(np.float32).tiny)
 """Floor of every p-value: the smallest normal float32, so that no runtime rounds it to 0."""
 
-SLACK: Final = 2.0**-16
+SLACK: Final = 2.0**-18
 """Share of itself by which a calibration score is raised before scores are compared with it.
 
 A runtime or a processor rounds the last digits of a score otherwise. Where held-out rows repeat, a

@@ -7,12 +7,11 @@ other part of the scoring graph, so there are as few as can be.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomgan.export.graph import GraphBuilder, Value
+from anomgan.export.graph import GraphBuilder, Value, row_sum
 from anomgan.scoring.attribution import (
     BY_DIFFERENCES,
     REACH,
@@ -21,7 +20,7 @@ from anomgan.scoring.attribution import (
     Attribution,
 )
 
-__all__ = ["ROUNDING", "add_views", "to_columns"]
+__all__ = ["ROUNDING", "add_views"]
 
 ROUNDING = 2.0**-23
 """Of a difference of two float32 numbers, as a share of them."""
@@ -106,74 +105,65 @@ def _gaps(
     halves = iter(_halves(g, x, steepness, crossed))
     for features in columns:
         known = references[:, features]  # [b, k]
-        if not _is_crossed(known, width):
-            gap = _differences(g, x, features, known, steepness)
-            yield gap, g.op("Sub", scaled, gap)
+        if _is_crossed(known, width):
+            squares = np.square(known)
+            table = np.vstack([-2.0 * known.T, np.ones_like(known.T), squares.sum(axis=1)])
+            both = next(halves), g.constant(table, np.float32)  # [c, 2 k + 1], [2 k + 1, b]
+            yield g.op("Gemm", *both), g.op("Gemm", *both, scaled, alpha=-1.0)
             continue
-        norm = np.square(known).sum(axis=1)
-        table = np.vstack([-2.0 * known.T, np.ones_like(norm), norm])  # [k + 2, b]
-        both = next(halves), g.constant(table, np.float32)
-        yield g.op("Gemm", *both), g.op("Gemm", *both, scaled, alpha=-1.0)
+        way = _differences if len(features) <= BY_DIFFERENCES else _expanded
+        gap = g.op("Mul", way(g, x, features, known), steepness)
+        yield gap, g.op("Sub", scaled, gap)
 
 
 def _is_crossed(known: NDArray[np.float32], width: float) -> bool:
-    """Whether squared distances [c, b] to these [b, k] come out of a product of sums.
+    """Whether squared distances [c, b] to these [b, k] come out of one product, scaled already.
 
     It takes one pass instead of three, and loses some last digits of the values' squares: too many
     where these are large and kernels narrow. (Of rows further out than all known ones the kernel
-    grows with the distance.) Columns of many features are categories, and bounded.
+    grows with the distance.) Categories, of many features, are to match exactly.
     """
     lost = float(np.square(known).max()) * ROUNDING / (REACH * width) ** 2
-    return known.shape[1] > BY_DIFFERENCES or lost <= _LOST_OF_A_KERNEL
+    return known.shape[1] <= BY_DIFFERENCES and lost <= _LOST_OF_A_KERNEL
 
 
 def _halves(
     g: GraphBuilder, x: Value, steepness: Value, columns: list[NDArray[np.int64]]
 ) -> tuple[Value, ...]:
-    """Return what makes gaps of columns: x, |x|^2 and 1 times `steepness`, [c, k + 2] each."""
+    """Return what makes gaps of columns: x, x^2 and 1 times `steepness`, [c, 2 k + 1] each."""
     if not columns:
         return ()
-    width = sum(map(len, columns))
-    picked = np.concatenate(columns)
-    values = g.op("Gather", x, g.constant(picked), axis=1)  # [c, width]
-    owner = np.repeat(np.arange(len(columns)), [len(features) for features in columns])
-    norms = to_columns(g, owner, len(columns), g.op("Mul", values, values))
-    values, norms = (g.op("Mul", part, steepness) for part in (values, norms))
-    side_by_side = g.op("Concat", values, norms, steepness, axis=1)
-    order = np.concatenate(
-        [
-            [*np.flatnonzero(owner == i), width + i, width + len(columns)]
-            for i in range(len(columns))
-        ]
-    )
-    sizes = [len(features) + 2 for features in columns]
-    halves = g.op("Gather", side_by_side, g.constant(order), axis=1)
-    return g.multi("Split", halves, g.ints(*sizes), outputs=len(columns), axis=1)
+    values = g.op("Gather", x, g.constant(np.concatenate(columns)), axis=1)
+    parts = (g.op("Mul", v, steepness) for v in (values, g.op("Mul", values, values)))
+    side_by_side = g.op("Concat", *parts, steepness, axis=1)
+    sizes = [len(features) for features in columns]
+    n, order = sum(sizes), []
+    for start, size in zip(np.cumsum([0, *sizes]), sizes, strict=False):
+        own = np.arange(start, start + size)
+        order += [*own, *(n + own), 2 * n]
+    halves = g.op("Gather", side_by_side, g.constant(np.array(order)), axis=1)
+    widths = g.ints(*(2 * size + 1 for size in sizes))
+    return g.multi("Split", halves, widths, outputs=len(columns), axis=1)
 
 
 def _differences(
-    g: GraphBuilder,
-    x: Value,
-    features: NDArray[np.int64],
-    known: NDArray[np.float32],
-    steepness: Value,
+    g: GraphBuilder, x: Value, features: NDArray[np.int64], known: NDArray[np.float32]
 ) -> Value:
-    """Squared distances to known values [b, k] times `steepness`, [c, b], one by one."""
+    """Squared distances to known values [b, k], [c, b]: exact far out."""
     squares = []
     for j, feature in enumerate(features.tolist()):
         value = g.op("Gather", x, g.ints(feature), axis=1)  # [c, 1]
         gap = g.op("Sub", value, g.constant(known[:, j].reshape(1, -1)))
         squares.append(g.op("Mul", gap, gap))
-    gap = squares[0] if len(squares) == 1 else g.op("Sum", *squares)
-    return g.op("Mul", gap, steepness)
+    return squares[0] if len(squares) == 1 else g.op("Sum", *squares)
 
 
-def to_columns(
-    g: GraphBuilder, feature_column: NDArray[Any], n_columns: int, by_feature: Value
+def _expanded(
+    g: GraphBuilder, x: Value, features: NDArray[np.int64], known: NDArray[np.float32]
 ) -> Value:
-    """Add up features of one column: [c, d] -> [c, n_columns]."""
-    if np.array_equal(feature_column, np.arange(n_columns)):
-        return by_feature
-    matrix = np.zeros((len(feature_column), n_columns), dtype=np.float32)
-    matrix[np.arange(len(feature_column)), feature_column] = 1.0
-    return g.op("MatMul", by_feature, g.constant(matrix))
+    """Squared distances to known values [b, k] of many features, [c, b], by their product."""
+    values = g.op("Gather", x, g.constant(features), axis=1)  # [c, k]
+    norm = row_sum(g, g.op("Mul", values, values), len(features))
+    bias = np.square(known).sum(axis=1).reshape(1, -1)
+    crossed = g.op("Gemm", values, g.constant(known.T), g.constant(bias), alpha=-2.0)
+    return g.op("Add", crossed, norm)

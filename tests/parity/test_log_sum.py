@@ -1,4 +1,4 @@
-"""Where the graph reads the log sum of the kernels, in which type, and that digits are kept."""
+"""Where the graph reads the log sum of the kernels, and that it keeps a score's digits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import pandas as pd
 import pytest
 
 from anomgan import GANDetector
-from anomgan.errors import ExportError
-from anomgan.export import flagship
-from anomgan.export.flagship import float32_tells, references_tell
+from anomgan.export.flagship import references_tell
 from anomgan.export.parity import P99_RELATIVE
 from anomgan.fitting import FittedModel
 from anomgan.persistence import export_scorer
@@ -28,22 +26,12 @@ def _in_clusters() -> np.ndarray:
     return rng.permutation(rows + 1e-3 * rng.normal(size=rows.shape))
 
 
-def _pass_over_known_rows(model: bytes) -> onnx.GraphProto:
+def _slices_of_known_rows(model: bytes) -> list[int]:
+    """How many `Slice` nodes stand in the pass over all known rows."""
     graph = onnx.load_from_string(model).graph
     (tile,) = (n.attribute[0].g for n in graph.node if n.op_type == "Scan")
-    (body,) = (a.g for n in tile.node if n.op_type == "Scan" for a in n.attribute if a.g.node)
-    return body
-
-
-def _slices_of_known_rows(model: bytes) -> int:
-    """How many `Slice` nodes stand in the pass over all known rows."""
-    return sum(n.op_type == "Slice" for n in _pass_over_known_rows(model).node)
-
-
-def _type_of_known_rows(model: bytes) -> int:
-    body = _pass_over_known_rows(model)
-    (table,) = (tensor for tensor in body.initializer if tensor.name.startswith("memory"))
-    return int(table.data_type)
+    bodies = [a.g for n in tile.node if n.op_type == "Scan" for a in n.attribute if a.g.node]
+    return [sum(n.op_type == "Slice" for n in body.node) for body in bodies]
 
 
 @pytest.mark.parametrize("inversion_share", [0.0, 0.001])
@@ -52,7 +40,7 @@ def test_rows_far_from_every_reference_keep_their_digits(inversion_share: float)
     model, parity, _ = export_scorer(fitted, created_at="")  # refuses what is not alike
     assert parity.p99_relative < P99_RELATIVE / 5
     assert not references_tell(fitted.score, _unit(fitted))
-    assert _slices_of_known_rows(model) == 1
+    assert _slices_of_known_rows(model) == [1]
 
 
 def test_rows_near_references_are_read_at_them() -> None:
@@ -62,7 +50,7 @@ def test_rows_near_references_are_read_at_them() -> None:
     model, parity, _ = export_scorer(fitted, created_at="")
     assert parity.p99_relative < P99_RELATIVE / 5
     assert references_tell(fitted.score, _unit(fitted))
-    assert _slices_of_known_rows(model) == 2
+    assert _slices_of_known_rows(model) == [2]
 
 
 def test_where_all_rows_are_references_nothing_is_looked_up() -> None:
@@ -70,28 +58,7 @@ def test_where_all_rows_are_references_nothing_is_looked_up() -> None:
     model, parity, _ = export_scorer(fitted, created_at="")
     assert parity.p99_relative < P99_RELATIVE / 5
     assert references_tell(fitted.score, _unit(fitted))
-    assert _slices_of_known_rows(model) == 0
-
-
-def test_known_rows_are_multiplied_in_float32_where_that_keeps_digits() -> None:
-    rng = np.random.default_rng(0)
-    fitted = _fitted(rng.normal(size=(1000, 6)), 0.1)
-    model, parity, _ = export_scorer(fitted, created_at="")
-    assert parity.p99_relative < P99_RELATIVE / 2
-    assert float32_tells(fitted.score, _unit(fitted))
-    assert _type_of_known_rows(model) == onnx.TensorProto.FLOAT
-
-
-def test_known_rows_in_tight_clusters_are_multiplied_in_float64(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    fitted = _fitted(_in_clusters(), 0.001)
-    assert not float32_tells(fitted.score, _unit(fitted))
-    model, _, _ = export_scorer(fitted, created_at="")
-    assert _type_of_known_rows(model) == onnx.TensorProto.DOUBLE
-    monkeypatch.setattr(flagship, "float32_tells", lambda score, unit: True)
-    with pytest.raises(ExportError, match="differ from torch"):
-        export_scorer(fitted, created_at="")
+    assert _slices_of_known_rows(model) == [0]
 
 
 def _unit(fitted: FittedModel) -> float:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anomgan import GANDetector
 from anomgan.bundle import Bundle
-from anomgan.calibration import SLACK, Calibrator
+from anomgan.calibration import Calibrator
 from anomgan.decision import Decision
 from anomgan.errors import InputError, ModelCorruptError, UsageError
 from anomgan.fitting import FitControl, _explained_from, _split, calibrate, fit_rows
@@ -59,14 +59,14 @@ def test_one_rate_gives_each_group_its_threshold():
     assert list(calibrator.groups) == ["a", "b"]
     assert calibrator.n == 8
     assert calibrator.resolution == 1 / 9
-    assert calibrator.threshold(group="a") == pytest.approx(3.0, rel=2 * SLACK)
-    assert calibrator.threshold(group="b") == pytest.approx(14.0, rel=2 * SLACK)
+    assert calibrator.threshold(group="a") == pytest.approx(3.0, rel=1e-5)
+    assert calibrator.threshold(group="b") == pytest.approx(14.0, rel=1e-5)
     assert (
         calibrator.threshold()
         == calibrator.threshold(group="unseen")
-        == pytest.approx(13.0, rel=2 * SLACK)
+        == pytest.approx(13.0, rel=1e-5)
     )
-    assert calibrator.threshold(0.5, "a") == pytest.approx(2.0, rel=2 * SLACK)
+    assert calibrator.threshold(0.5, "a") == pytest.approx(2.0, rel=1e-5)
     for group in ("a", "b", ""):
         value = np.float32(calibrator.threshold(group=group))
         below = np.nextafter(value, np.float32(-np.inf))
