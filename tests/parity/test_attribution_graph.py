@@ -51,12 +51,14 @@ def _views(attribution: Attribution, x: np.ndarray, gaps: np.ndarray) -> list[np
 
 
 @pytest.mark.parametrize("equal", [True, False])
-@pytest.mark.parametrize("width", [1.0, 0.3, 0.003])
+@pytest.mark.parametrize("width", [10.0, 1.0, 0.3, 0.003])
 def test_the_graph_gives_the_views_of_torch(width: float, equal: bool) -> None:
     counts = torch.ones(300) if equal else torch.arange(300) % 3 + 1.0
     attribution, x = _attribution(width, counts)
     squares = torch.cdist(x.double(), attribution.references.double()).square()
     gaps = (squares - 2.0 * width**2 * counts.double().log()).float()
+    pair = attribution.references.numpy()[:, [2, 3]]
+    assert _is_crossed(pair, width) == (width == 10.0)
     blame, posterior = attribution.views(x, gaps)
     found_blame, found_posterior = _views(attribution, x.numpy(), gaps.numpy())
     np.testing.assert_allclose(found_blame, blame, rtol=1e-3, atol=2e-3)
