@@ -1,12 +1,13 @@
 """Which columns a distance comes from, in the graph: `anomgan.scoring.attribution`, node by node.
 
-A pass over the gaps of a tile's rows to the reference rows, of every column, costs more than any
-other part of the scoring graph, so there are as few as can be.
+Of a row that is explained, the passes over its gaps to all reference rows, column by column, cost
+more than its score, so there are as few as can be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,7 @@ __all__ = ["ROUNDING", "add_views"]
 ROUNDING = 2.0**-23
 """Of a difference of two float32 numbers, as a share of them."""
 _LOST_OF_A_KERNEL = 1e-5
-"""Share of a kernel that rounding may take of it where a column's squared distances come out of a
-product."""
+"""Share of a kernel that may be lost to rounding where squared distances come out of a product."""
 
 
 def add_views(
@@ -101,11 +101,11 @@ def _gaps(
     """For each column, gaps to the references in it and what is left without them, [c, b] both."""
     references, width = attribution.references.numpy(), attribution.width
     columns = [features.numpy() for features in attribution.features if len(features)]
-    crossed = [f for f in columns if _is_crossed(references[:, f], width)]
-    halves = iter(_halves(g, x, steepness, crossed))
-    for features in columns:
+    crossed = [_is_crossed(references[:, features], width) for features in columns]
+    halves = iter(_halves(g, x, steepness, list(compress(columns, crossed))))
+    for features, is_crossed in zip(columns, crossed, strict=True):
         known = references[:, features]  # [b, k]
-        if _is_crossed(known, width):
+        if is_crossed:
             squares = np.square(known)
             table = np.vstack([-2.0 * known.T, np.ones_like(known.T), squares.sum(axis=1)])
             both = next(halves), g.constant(table, np.float32)  # [c, 2 k + 1], [2 k + 1, b]
@@ -138,7 +138,7 @@ def _halves(
     side_by_side = g.op("Concat", *parts, steepness, axis=1)
     sizes = [len(features) for features in columns]
     n, order = sum(sizes), []
-    for start, size in zip(np.cumsum([0, *sizes]), sizes, strict=False):
+    for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
         own = np.arange(start, start + size)
         order += [*own, *(n + own), 2 * n]
     halves = g.op("Gather", side_by_side, g.constant(np.array(order)), axis=1)

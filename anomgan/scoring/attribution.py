@@ -164,8 +164,8 @@ class Attribution:
             # In place, as memory takes longer to get than to fill.
             kernels = torch.sub(least, rest, out=rest).mul_(steepness).add_(log_counts).exp_()
             around.append(kernels.sum(dim=1, keepdim=True))
-            gap = gap.mul_(steepness)
-            marginal.append(torch.sub(log_shares, gap, out=gap).exp_().sum(dim=1, keepdim=True))
+            shares = torch.sub(log_shares, gap.mul_(steepness), out=gap).exp_()
+            marginal.append(shares.sum(dim=1, keepdim=True))
         rests = torch.cat(without, dim=1)  # [n, columns that have features]
         # Relative to the likeliest column: all logarithms would do is underflow later.
         closeness = ((rests.min(dim=1, keepdim=True).values - rests) * steepness).exp()

@@ -186,9 +186,15 @@ def test_more_of_the_same_products_take_as_much_more() -> None:
 
 
 def test_what_a_timed_product_gives_stays_in_the_graph() -> None:
-    """Handed out, a large result took a third of the time that counted as its product's."""
     (shape,) = machine_rates._product_call(Product("double", 1, 4, 8, 500))()
     assert shape.tolist() == [4, 500]
+
+
+def test_a_call_is_timed_that_has_many_products_even_of_large_ones() -> None:
+    """A single one a call ran in a cold cache, and a third of its time was not the product's."""
+    assert machine_rates._n_nodes(Product("double", 1, 32, 32, 5000)) >= 10
+    assert machine_rates._n_nodes(Product("float", 1, 1, 8, 8)) == machine_rates._MOST_NODES
+    assert machine_rates._n_nodes(Product("float", 1, 4096, 4096, 4096)) == 1
 
 
 def test_rates_of_this_machine() -> None:
