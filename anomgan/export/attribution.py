@@ -1,7 +1,7 @@
 """Which columns a distance comes from, in the graph: `anomgan.scoring.attribution`, node by node.
 
-Of a row that is explained, the passes over its gaps to all reference rows, column by column, cost
-more than its score, so there are as few as can be.
+A row that is explained needs several passes over its gaps to all reference rows for every column of
+the table, so there are as few as can be.
 """
 
 from __future__ import annotations
