@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomgan.errors import ModelError, UsageError
-from anomgan.evaluation.metrics import auroc, rank_correlation
+from anomgan.evaluation.metrics import rank_correlation
 from anomgan.learning import HeldOut, torch_seed
 from anomgan.nets.arithmetic import FrozenNetwork
 from anomgan.nets.batched import BatchedMLP
 from anomgan.nets.threads import one_thread
+from anomgan.scoring.agreement import RowScores, agreement
 from anomgan.scoring.frozen import FLOOR, FrozenScore
 from anomgan.scoring.program import ProgramScore, ProgramSettings, RowScore, TorchArithmetic
 from anomgan.scoring.student import Student, log_distance, read_out, unscaled
@@ -443,18 +444,14 @@ def _compared(
     score = _without(score, held_out)
     chosen = torch.from_numpy(np.sort(rng.permutation(len(held_out.features))[:_CHECKED]))
     rows, none = held_out.features[chosen], held_out.surprise[chosen]
-    other = rows[torch.from_numpy(rng.permutation(len(rows)))]
-    mixed = torch.where(torch.from_numpy(rng.random(rows.shape) < 0.3), other, rows)
-    pairs = [
-        (one.scores(rows, none).numpy(), one.scores(mixed, none).numpy())
-        for one in (score, student)
-    ]
-    alike = rank_correlation(*(normal for normal, _ in pairs))
-    labels = np.repeat([0, 1], len(rows))
-    aurocs = [auroc(labels, np.concatenate(pair)) for pair in pairs]
+
+    def scores(one: RowScore) -> RowScores:
+        return lambda x: one.scores(x, none).numpy()
+
+    found = agreement(scores(score), scores(student), rows, rng)
     return {
-        "rank_correlation": alike,
-        "auroc_full": aurocs[0],
-        "auroc_fast": aurocs[1],
+        "rank_correlation": found.rank_correlation,
+        "auroc_full": found.auroc,
+        "auroc_fast": found.other_auroc,
         "centres": float(student.networks["centres"].widths[1]),
     }

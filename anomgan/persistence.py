@@ -27,6 +27,8 @@ from anomgan.distillation import N_STEPS, distil
 from anomgan.errors import AnomganError, ModelCorruptError, UsageError
 from anomgan.export import Parity, build_scorer, check_parity, run_scorer
 from anomgan.export.parity import check_p_values
+from anomgan.export.precision import FP16, FP32, Precision
+from anomgan.export.rounding import measure_rounding
 from anomgan.fitting import FittedModel
 from anomgan.groups import (
     AnyCalibrator,
@@ -44,13 +46,17 @@ from anomgan.tables.profile import Profile
 from anomgan.training.health import Health
 from anomgan.training.loop import Progress, TrainingRecord
 
-__all__ = ["export_fast", "export_scorer", "load_fitted", "save_fitted"]
+__all__ = ["export_fast", "export_half", "export_scorer", "load_fitted", "save_fitted"]
 
 _SCORE, _NETWORKS = "score.", "networks."
 
 
 def export_scorer(
-    fitted: FittedModel, *, created_at: str, more: Mapping[str, str] | None = None
+    fitted: FittedModel,
+    *,
+    created_at: str,
+    more: Mapping[str, str] | None = None,
+    precision: Precision = FP32,
 ) -> tuple[bytes, Parity, dict[str, NDArray[Any]]]:
     """Build the scoring graph; check it on real rows and on the probe rows.
 
@@ -60,6 +66,8 @@ def export_scorer(
     created_at : str
     more : mapping of str to str, optional
         Metadata of the graph beside what every graph has.
+    precision : Precision
+        What the networks compute in.
 
     Returns
     -------
@@ -80,10 +88,15 @@ def export_scorer(
         **(more or {}),
     }
     model = build_scorer(
-        fitted.schema, fitted.encoder, fitted.score, fitted.calibrator, metadata=metadata
+        fitted.schema,
+        fitted.encoder,
+        fitted.score,
+        fitted.calibrator,
+        metadata=metadata,
+        precision=precision,
     )
-    parity, _ = _compared(model, fitted, fitted.check)
-    _, outputs = _compared(model, fitted, fitted.probe)
+    parity, _ = _compared(model, fitted, fitted.check, precision)
+    _, outputs = _compared(model, fitted, fitted.probe, precision)
     return model, parity, outputs
 
 
@@ -135,6 +148,50 @@ def export_fast(
     return model, parity, distilled.facts
 
 
+def export_half(
+    fitted: FittedModel, *, created_at: str
+) -> tuple[bytes, Parity, Mapping[str, float]]:
+    """Build the scoring graph with networks in float16, for GPUs, and measure what that changes.
+
+    Parameters
+    ----------
+    fitted : FittedModel
+    created_at : str
+
+    Returns
+    -------
+    tuple of bytes, Parity, mapping
+        The model; the agreement with torch, rounded as a GPU rounds; and how near the scores stay
+        on known rows that the memory is not shown (`anomgan.scoring.agreement.Agreement`), which
+        the metadata hold as ``anomgan.fp16``.
+
+    Raises
+    ------
+    UsageError
+        The score is none of the default detector, or float16 cannot hold its networks' numbers.
+    ExportError
+        The graph disagrees with torch by more than float16 explains.
+    """
+    if not isinstance(fitted.score, FrozenScore):
+        raise UsageError(
+            f"only the default detector is exported in fp16: the networks of "
+            f"{fitted.parameters.name!r} see rows however far out they are, and float16 ends at "
+            "65504; export it with --precision fp32"
+        )
+    found = measure_rounding(fitted.score, int(fitted.facts["seed"]))
+    facts = {
+        "rank_correlation": found.rank_correlation,
+        "auroc_fp32": found.auroc,
+        "auroc_fp16": found.other_auroc,
+        "p99_relative": found.p99_relative,
+        "max_relative": found.max_relative,
+    }
+    rounded = {name: float(f"{value:.6g}") for name, value in facts.items()}
+    more = {"anomgan.fp16": json.dumps(rounded, sort_keys=True)}
+    model, parity, _ = export_scorer(fitted, created_at=created_at, more=more, precision=FP16)
+    return model, parity, facts
+
+
 def _calibrated(
     known: AnyCalibrator, scores: NDArray[np.float32], held_out: HeldOut
 ) -> AnyCalibrator:
@@ -146,11 +203,11 @@ def _calibrated(
 
 
 def _compared(
-    model: bytes, fitted: FittedModel, rows: Rows
+    model: bytes, fitted: FittedModel, rows: Rows, precision: Precision
 ) -> tuple[Parity, dict[str, NDArray[Any]]]:
     """Run the graph; compare its scores with torch, and its p-values with the calibrator."""
-    outputs = run_scorer(model, rows)
-    parity = check_parity(outputs, fitted.score, fitted.encoder, rows)
+    outputs = run_scorer(model, rows, precision)
+    parity = check_parity(outputs, fitted.score, fitted.encoder, rows, precision)
     groups = fitted.groups(rows)
     check_p_values(outputs, row_p_values(fitted.calibrator, outputs["score"], groups))
     return parity, outputs

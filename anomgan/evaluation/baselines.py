@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 Numbers = NDArray[np.float64]
-Exported = Literal["", "exported", "fast"]
+Exported = Literal["", "exported", "fast", "fp16"]
 Fitted = Callable[[Numbers], Numbers]  # rows [n, d] to scores [n]
 Fitter = Callable[[Numbers, int], Fitted]  # training rows and a seed to a fitted scorer
 
@@ -192,8 +192,9 @@ class OwnDetector:
         Its other parameters.
     exported : str
         Score by an exported graph in onnxruntime, as users do, instead of by torch: ``"exported"``
-        by the full one, ``"fast"`` by the one that `anomgan export --fast` makes; the export is
-        then part of the fit.
+        by the full one, ``"fast"`` by the one that `anomgan export --fast` makes, ``"fp16"`` by
+        that of `anomgan export --precision fp16`, rounded as a GPU does it; the export is then part
+        of the fit.
     """
 
     seed: int
@@ -235,14 +236,17 @@ class OwnDetector:
 
 def _exported(fitted: FittedModel, kind: Exported) -> Scorer:
     """Open the graph that a model is exported as, one call at a time."""
-    from anomgan.persistence import export_fast, export_scorer
+    from anomgan.export.parity import open_rounded
+    from anomgan.persistence import export_fast, export_half, export_scorer
     from anomgan.serving.providers import make_session
     from anomgan.serving.scorer import Scorer
 
-    export = export_fast if kind == "fast" else export_scorer
-    graph = export(fitted, created_at="now")[0]
-    session, note = make_session(graph, providers="cpu")
-    return Scorer(session, source="the exported graph", provider_note=note, threads=1)
+    if kind == "fp16":
+        session = open_rounded(export_half(fitted, created_at="now")[0])
+    else:
+        export = export_fast if kind == "fast" else export_scorer
+        session, _ = make_session(export(fitted, created_at="now")[0], providers="cpu")
+    return Scorer(session, source="the exported graph", threads=1)
 
 
 def _neighbours(known: Numbers, seed: int, *, k: int, pick: Callable[[Numbers], Numbers]) -> Fitted:
@@ -349,8 +353,8 @@ def detectors(
         Parameters of our detectors among them. They become part of the label, as
         ``anomgan(n_steps=20)``, so that runs with other parameters are other runs.
     exported : str
-        Whether ours score by their exported graphs, ``"exported"`` or ``"fast"``. That is part of
-        the label too, as ``anomgan(exported)``.
+        Whether ours score by their exported graphs, ``"exported"``, ``"fast"`` or ``"fp16"``. That
+        is part of the label too, as ``anomgan(exported)``.
     calibrated : bool
         Whether others' methods, which have no p-values of their own, get some by a second fit.
 

@@ -25,7 +25,10 @@ from anomgan.serving.outputs import AtomicFile
 
 __all__ = [
     "FAILED",
+    "HALF_ON_CUDA",
     "MACHINE",
+    "ON_CUDA",
+    "OURS",
     "RATE",
     "WHAT",
     "Case",
@@ -45,6 +48,9 @@ MACHINE: Final = "machine"
 FAILED: Final = "failed"
 """Quantity of a case that could not be measured; its `note` says why, and it is tried again."""
 RATE: Final = "rows/s"
+OURS: Final = "anomgan onnxruntime CPU"
+ON_CUDA: Final = "anomgan onnxruntime CUDA"
+HALF_ON_CUDA: Final = "anomgan --precision fp16 onnxruntime CUDA"
 _SHOWN_ERROR = 500
 
 

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from anomgan.evaluation.graph_cost import PRODUCTS, GraphCost, count_graph, node_times
 from anomgan.evaluation.machine_rates import MachineRates, limits, measure_rates
-from anomgan.evaluation.speed import MACHINE, RATE, Case, Figure, SpeedPlan, figure
+from anomgan.evaluation.speed import MACHINE, OURS, RATE, Case, Figure, SpeedPlan, figure
 from anomgan.evaluation.speed_contenders import (
     DATA,
-    OURS,
     TORCH,
     Model,
     make_model,

@@ -22,11 +22,12 @@ from onnxruntime import InferenceSession
 from anomgan.distillation import N_STEPS
 from anomgan.estimator import GANDetector
 from anomgan.evaluation.baselines import Preparation, fit_numbers
+from anomgan.evaluation.speed import HALF_ON_CUDA, ON_CUDA, OURS
 from anomgan.face import table_rows
 from anomgan.learning import FitControl
-from anomgan.persistence import export_fast
+from anomgan.persistence import export_fast, export_half
 from anomgan.serving import Scorer
-from anomgan.serving.providers import CUDA, cuda_unusable_reason, make_session
+from anomgan.serving.providers import cuda_unusable_reason, make_session
 from anomgan.tables import Schema, SchemaOptions
 from anomgan.tables.schema import Rows
 
@@ -34,7 +35,6 @@ __all__ = [
     "BASELINES",
     "DATA",
     "FAST",
-    "OURS",
     "PYOD",
     "TORCH",
     "Model",
@@ -48,7 +48,6 @@ __all__ = [
 
 Numbers = NDArray[np.float64]
 
-OURS: Final = "anomgan onnxruntime CPU"
 FAST: Final = "anomgan --fast onnxruntime CPU"
 TORCH: Final = "anomgan torch CPU"
 BASELINES: Final = {"IsolationForest(100)": "iforest", "kNN(5)": "knn5mean"}
@@ -157,11 +156,13 @@ class Model:
         return (self.folder / "scorer.onnx").read_bytes()
 
     @cached_property
-    def cuda_session(self) -> InferenceSession | None:
-        """The exported scorer on CUDA; None where that does not work."""
+    def cuda_sessions(self) -> dict[str, InferenceSession]:
+        """The exported scorers on CUDA, by contender; none where that does not work."""
         if cuda_unusable_reason() is not None:
-            return None
-        return make_session(self.graph, providers="cuda")[0]
+            return {}
+        half = export_half(self.own.detector.model_, created_at="now")[0]
+        graphs = {ON_CUDA: self.graph, HALF_ON_CUDA: half}
+        return {name: make_session(graph, providers="cuda")[0] for name, graph in graphs.items()}
 
 
 def make_model(
@@ -203,10 +204,8 @@ def scoring_calls(model: Model, rows: Numbers) -> dict[str, Callable[[], object]
     }
     for name, score in model.baselines.items():
         calls[name] = partial(score, scaled)
-    if model.cuda_session is not None:
-        calls[f"anomgan onnxruntime {CUDA.removesuffix('ExecutionProvider')}"] = partial(
-            model.cuda_session.run, None, {"numeric": rows}
-        )
+    for name, session in model.cuda_sessions.items():
+        calls[name] = partial(session.run, None, {"numeric": rows})
     return calls
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from torch import Tensor
 
 from anomgan.export.attribution import ROUNDING, add_views
-from anomgan.export.graph import GraphBuilder, Network, Value, affine, hidden_layers, mlp, row_sum
+from anomgan.export.graph import GraphBuilder, Value, hidden_layers, member, row_sum
+from anomgan.export.half import corner, scaled_down
+from anomgan.export.inversion import add_inversion
+from anomgan.export.precision import FP32, Precision
 from anomgan.scoring.attribution import VIEWS
 from anomgan.scoring.frozen import FLOOR, FrozenScore
-from anomgan.scoring.inversion import MLPWeights
 from anomgan.scoring.memory import spread
 
 __all__ = ["add_flagship", "references_tell"]
@@ -35,7 +36,12 @@ _JUDGES = 512
 
 
 def add_flagship(
-    g: GraphBuilder, score: FrozenScore, strips: Value, x: Value, surprise: Value
+    g: GraphBuilder,
+    score: FrozenScore,
+    strips: Value,
+    x: Value,
+    surprise: Value,
+    precision: Precision = FP32,
 ) -> tuple[Value, Value]:
     """Score [c, 1], contributions [c, n_columns + 1].
 
@@ -49,11 +55,17 @@ def add_flagship(
         The same, [c, d].
     surprise : Value
         Of each column of the table, float32 [c, n_columns].
+    precision : Precision
+        Of the networks.
     """
     states = row_sum(g, surprise, score.n_columns)
     near = _near(g, score, x)
-    energy, log_kernel, residual = _reconstruction(g, score, strips, x, near)
-    odds = _discriminator(g, score, near)
+    seen = g.op("Cast", near, to=precision.networks) if precision.is_half else near
+    by_memory, log_kernel = _soft_distance(g, score, strips, _memory_unit(score))
+    inverted = [add_inversion(g, score, m, seen, precision) for m in range(score.n_members)]
+    left, residual = _left(g, score, inverted, x, near)
+    energy = g.op("Add", by_memory, left)
+    odds = _discriminator(g, score, seen, precision)
     # Not the sum of the contributions: how a score is shared must not move it by a rounding.
     total = g.op("Add", g.op("Add", energy, odds), states)
     shares = _shares(g, score, x, total, energy, log_kernel, residual)
@@ -68,25 +80,13 @@ def _near(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
     return g.op("Min", g.op("Max", x, low), high)
 
 
-def _member(weights: MLPWeights, m: int) -> Network:
-    return Network(
-        tuple(_array(w[m]) for w in weights.matrices),
-        tuple(_array(b[m]) for b in weights.biases),
-        weights.activation,
-    )
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy())
-
-
 def _mean(g: GraphBuilder, values: list[Value]) -> Value:
     if len(values) == 1:
         return values[0]
     return g.op("Mul", g.op("Sum", *values), g.constant(1.0 / len(values), np.float32))
 
 
-def _discriminator(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
+def _discriminator(g: GraphBuilder, score: FrozenScore, x: Value, precision: Precision) -> Value:
     """Discriminator term v (clip(L - median, -c, c) + c) + 1, [c, 1].
 
     L is the members' mean. That, v and all that is added are folded into the members' last layers,
@@ -94,35 +94,43 @@ def _discriminator(g: GraphBuilder, score: FrozenScore, x: Value) -> Value:
     """
     settings = score.settings
     trust, bound = settings.discriminator_trust, settings.discriminator_bound
-    networks = [_member(score.discriminator, m) for m in range(score.n_members)]
+    networks = [member(score.discriminator, m) for m in range(score.n_members)]
     bias = sum(float(net.biases[-1].item()) for net in networks) / len(networks)
     start = FLOOR + trust * (bias + bound - settings.discriminator_median)
     term = g.constant(np.array([start]), np.float32)
     for net in networks:
         last = net.matrices[-1] * np.float32(trust / len(networks))
-        term = g.op("Gemm", hidden_layers(g, x, net)[-1], g.constant(last, stem="w"), term)
+        if precision.is_half:
+            net, scales = scaled_down(net, corner(score))
+            hidden = hidden_layers(g, x, net.rounded(precision))[-1]
+            hidden, last = g.op("Cast", hidden, to=_FLOAT), last / np.float32(scales[-2])
+        else:
+            hidden = hidden_layers(g, x, net)[-1]
+        term = g.op("Gemm", hidden, g.constant(last, stem="w"), term)
     most = FLOOR + 2.0 * bound * trust
     return g.op("Clip", term, g.constant(FLOOR, np.float32), g.constant(most, np.float32))
 
 
-def _reconstruction(
-    g: GraphBuilder, score: FrozenScore, strips: Value, x: Value, near: Value
-) -> tuple[Value, Value, Value]:
-    """Reconstruction term [c, 1], log kernels of references [c, b], squared residual [c, d]."""
+def _memory_unit(score: FrozenScore) -> float:
+    """Score of a squared standardised unit of the soft distance to the known rows."""
     settings = score.settings
-    scale, share = 1.0 / (2.0 * settings.bandwidth**2), settings.inversion_share
-    by_memory, log_kernel = _soft_distance(g, score, strips, (1.0 - share) * scale)
-    inverted = [_inverted(g, score, m, near) for m in range(score.n_members)]
-    energy = _mean(g, [energy for energy, _ in inverted])  # [c, 1]
-    residual = _mean(g, [square for _, square in inverted])  # [c, d]
+    return (1.0 - settings.inversion_share) / (2.0 * settings.bandwidth**2)
+
+
+def _left(
+    g: GraphBuilder, score: FrozenScore, inverted: list[tuple[Value, Value]], x: Value, near: Value
+) -> tuple[Value, Value]:
+    """Score of what the inversion of all members leaves [c, 1], and its squared residual [c, d]."""
+    settings = score.settings
+    energy = _mean(g, [energy for energy, _ in inverted])
+    residual = _mean(g, [square for _, square in inverted])
     if near != x:
         gap = g.op("Sub", x, near)
         beyond = g.op("Mul", gap, gap)
         energy = g.op("Add", energy, row_sum(g, beyond, len(score.feature_column)))
         residual = g.op("Add", residual, beyond)
-    energy = g.op("Mul", energy, g.constant(share * scale, np.float32))
-    total = g.op("Add", by_memory, energy)
-    return total, log_kernel, residual
+    unit = settings.inversion_share / (2.0 * settings.bandwidth**2)
+    return g.op("Mul", energy, g.constant(unit, np.float32)), residual
 
 
 def _shares(
@@ -301,91 +309,3 @@ def _references_first(references: NDArray[np.int64], n: int) -> NDArray[np.int64
     rest = np.ones(n, dtype=bool)
     rest[references] = False
     return np.concatenate([references, np.flatnonzero(rest)])
-
-
-def _inverted(g: GraphBuilder, score: FrozenScore, m: int, x: Value) -> tuple[Value, Value]:
-    """Energy left after inverting one member from its code, [c, 1]; squared residual, [c, d].
-
-    With y the way from the start, and y' that of one step before, a step with momentum mu is
-
-        y <- (1 + mu) y - mu y' + gradient direction + pull y direction
-
-    so that neither the velocity nor the code itself is needed: the first layer of the generator
-    is linear, and takes start and y apart.
-    """
-    settings = score.settings.inversion
-    net = _member(score.generator, m)
-    pull, momentum = float(score.pull[m]), settings.momentum
-    direction = settings.learning_rate * _array(score.preconditioner[m]).T.astype(np.float64)
-    # Folded into the last product of the backward pass: gradient, then direction.
-    to_way = -(net.matrices[0].T.astype(np.float64) @ direction).astype(np.float32)
-    onward = (1.0 + momentum) * np.eye(len(direction)) - pull * direction
-    negated = g.op("Sub", g.constant(_less_one(net.matrices[2], net.biases[2])), x)
-    first_layer, *weights = (g.constant(w, stem="w") for w in net.matrices)
-    start = mlp(g, x, _member(score.encoder, m))[-1]  # [c, k]
-    from_start = affine(g, start, net.matrices[0], net.biases[0])  # [c, w]
-    hidden, slopes = _generator_layers(g, from_start, net)
-    first = residual = g.op("Gemm", hidden, weights[1], negated)
-    way = before = None
-    for _ in range(settings.n_steps):
-        back = g.op("Mul", g.op("Gemm", residual, weights[1], transB=1), slopes[1])
-        back = g.op("Mul", g.op("Gemm", back, weights[0], transB=1), slopes[0])
-        step = [back, g.constant(to_way)]
-        if way is not None:
-            kept = way, g.constant(onward, np.float32)
-            if before is None:
-                step.append(g.op("Gemm", *kept))
-            else:
-                step.append(g.op("Gemm", *kept, before, beta=-momentum))
-        way, before = g.op("Gemm", *step), way
-        hidden, slopes = _generator_layers(g, g.op("Gemm", way, first_layer, from_start), net)
-        residual = g.op("Gemm", hidden, weights[1], negated)
-    return _keep_better(g, first, residual, way, pull, net)
-
-
-def _generator_layers(
-    g: GraphBuilder, first: Value, net: Network
-) -> tuple[Value, tuple[Value, Value]]:
-    """Last hidden activations of the generator plus 1, [c, w], and the slopes of both layers.
-
-    `first` is what goes into the first activation. The slope of an exponential linear unit is
-    exp(min(x, 0)), and the unit itself max(x, 0) + slope - 1: the 1 is taken off where the next
-    product adds its bias (`_less_one`). It is not onnxruntime's own unit: the last bits of that
-    depend on where in the batch, and so on which thread, an element stands; nor its minimum and
-    maximum, which take several times as long as what they are written by here.
-    """
-
-    def unit(x: Value) -> tuple[Value, Value]:
-        positive = g.op("Relu", x)
-        slope = g.op("Exp", g.op("Sub", x, positive))
-        return g.op("Add", positive, slope), slope
-
-    hidden, slope = unit(first)
-    bias = _less_one(net.matrices[1], net.biases[1])
-    last, last_slope = unit(affine(g, hidden, net.matrices[1], bias))
-    return last, (slope, last_slope)
-
-
-def _less_one(matrix: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float32]:
-    """Bias that makes a product with 1 + x that with x."""
-    less: NDArray[np.float64] = matrix.astype(np.float64).sum(axis=0)
-    return (bias.ravel() - less).astype(np.float32)
-
-
-def _keep_better(
-    g: GraphBuilder, first: Value, last: Value, way: Value | None, pull: float, net: Network
-) -> tuple[Value, Value]:
-    """Energy and squared residual, of the start where the steps did not help."""
-    latent_dim, width = len(net.matrices[0]), net.matrices[-1].shape[1]
-    square_first = g.op("Mul", first, first)
-    norm_first = row_sum(g, square_first, width)
-    if way is None:
-        return norm_first, square_first
-    square_last = g.op("Mul", last, last)
-    cost = g.op("Mul", way, way)
-    cost = g.op("MatMul", cost, g.constant(np.full((latent_dim, 1), pull), np.float32))
-    ones = g.constant(np.ones((width, 1), dtype=np.float32))
-    energy_last = g.op("Gemm", square_last, ones, cost)
-    better = g.op("Less", energy_last, norm_first)
-    energy = g.op("Where", better, energy_last, norm_first)
-    return energy, g.op("Where", better, square_last, square_first)

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from torch import Tensor
 
+from anomgan.export.precision import Precision
 from anomgan.nets.batched import LEAK, Activation
+from anomgan.scoring.inversion import MLPWeights
 
 __all__ = [
     "IR_VERSION",
@@ -24,7 +27,10 @@ __all__ = [
     "Network",
     "Value",
     "affine",
+    "as_array",
     "hidden_layers",
+    "less_one",
+    "member",
     "mlp",
     "row_sum",
 ]
@@ -131,9 +137,34 @@ class GraphBuilder:
 class Network:
     """One member's weights as arrays: matrices [in, out], biases [1, out]."""
 
-    matrices: tuple[NDArray[np.float32], ...]
-    biases: tuple[NDArray[np.float32], ...]
+    matrices: tuple[NDArray[Any], ...]
+    biases: tuple[NDArray[Any], ...]
     activation: Activation
+
+    def rounded(self, precision: Precision) -> Network:
+        """Return the weights in the type that a graph computes networks in."""
+        matrices, biases = (tuple(map(precision.array, v)) for v in (self.matrices, self.biases))
+        return Network(matrices, biases, self.activation)
+
+
+def member(weights: MLPWeights, m: int) -> Network:
+    """Return the weights of one member."""
+    return Network(
+        tuple(as_array(w[m]) for w in weights.matrices),
+        tuple(as_array(b[m]) for b in weights.biases),
+        weights.activation,
+    )
+
+
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """Return a tensor as an array in one piece."""
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+
+def less_one(matrix: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float32]:
+    """Bias that makes a product with 1 + x that with x."""
+    less: NDArray[np.float64] = matrix.astype(np.float64).sum(axis=0)
+    return (bias.ravel() - less).astype(np.float32)
 
 
 def mlp(g: GraphBuilder, x: Value, network: Network) -> tuple[Value, ...]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from anomgan.errors import ExportError
 from anomgan.evaluation.metrics import rank_correlation
+from anomgan.export.half import round_every_value
+from anomgan.export.precision import FP32, Precision
 from anomgan.scoring.program import RowScore
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Rows
@@ -23,13 +25,12 @@ __all__ = [
     "Parity",
     "check_p_values",
     "check_parity",
+    "open_rounded",
     "run_scorer",
 ]
 
-P99_RELATIVE = 1e-5
-"""Relative difference of scores that 99 % of rows must keep."""
-MAX_RELATIVE = 1e-3
-"""Relative difference that every row must keep."""
+P99_RELATIVE, MAX_RELATIVE = FP32.p99_relative, FP32.max_relative
+"""Relative difference of scores that 99 % of rows must keep, and every row, in float32."""
 P_VALUE_RELATIVE = 1e-4
 """Relative difference of p-values of one score: rounding in the tail, no other row's place."""
 TOP = 100
@@ -64,13 +65,12 @@ class Parity:
         return asdict(self)
 
 
-def run_scorer(model: bytes, rows: Rows) -> dict[str, NDArray[Any]]:
-    """Run a scorer on checked rows with onnxruntime's CPU provider; outputs by name."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.enable_mem_reuse = False  # see anomgan.serving.providers
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+def run_scorer(model: bytes, rows: Rows, precision: Precision = FP32) -> dict[str, NDArray[Any]]:
+    """Run a scorer on checked rows with onnxruntime's CPU provider; outputs by name.
+
+    What computes in float16 is rounded as a GPU does it.
+    """
+    session = open_rounded(model) if precision.is_half else _open(model)
     feeds = {"numeric": rows.numeric, "categorical": rows.categorical}
     wanted = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
@@ -78,25 +78,50 @@ def run_scorer(model: bytes, rows: Rows) -> dict[str, NDArray[Any]]:
     return dict(zip(names, values, strict=True))
 
 
+def open_rounded(model: bytes) -> ort.InferenceSession:
+    """Open a graph of float16 on the CPU, to score as it does on a GPU.
+
+    See `anomgan.export.half.round_every_value`.
+    """
+    return _open(round_every_value(model), ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+
+
+def _open(
+    model: bytes,
+    level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.enable_mem_reuse = False  # see anomgan.serving.providers
+    options.graph_optimization_level = level
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def check_parity(
-    outputs: Mapping[str, NDArray[Any]], score: RowScore, encoder: FeatureEncoder, rows: Rows
+    outputs: Mapping[str, NDArray[Any]],
+    score: RowScore,
+    encoder: FeatureEncoder,
+    rows: Rows,
+    precision: Precision = FP32,
 ) -> Parity:
     """Compare the graph's outputs with torch on the same rows.
 
     Raises
     ------
     ExportError
-        The scores differ by more than `P99_RELATIVE` or `MAX_RELATIVE`.
+        The scores differ by more than `precision` allows.
     """
     encoded = encoder.transform(rows)
     features, surprise = torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise)
     ours, theirs = score.scores(features, surprise).numpy().astype(np.float64), outputs["score"]
     parity = compare(ours, theirs.astype(np.float64), outputs["contributions"])
-    if not (parity.p99_relative <= P99_RELATIVE and parity.max_relative <= MAX_RELATIVE):
+    mostly, at_most = precision.p99_relative, precision.max_relative
+    if not (parity.p99_relative <= mostly and parity.max_relative <= at_most):
         raise ExportError(
             f"the exported graph's scores differ from torch on {parity.n_rows} rows: relative "
             f"difference {parity.p99_relative:.1e} at the 99th percentile (at most "
-            f"{P99_RELATIVE:.0e}), {parity.max_relative:.1e} at most (at most {MAX_RELATIVE:.0e}); "
+            f"{mostly:.0e}), {parity.max_relative:.1e} at most (at most {at_most:.0e}); "
             "nothing was written. Please report this with the model's parameters"
         )
     return parity

@@ -1,8 +1,8 @@
 """One ONNX file that scores raw columns: encode, invert, judge.
 
 The graph repeats `anomgan.scoring.frozen.FrozenScore` node by node; `anomgan.export.parity`
-checks that both say the same. Rows pass in tiles of at most `TILE` rows inside a `Scan`, so
-that memory does not grow with the batch.
+checks that both say the same. Rows pass in tiles of at most `Precision.tile` rows inside a
+`Scan`, so that memory does not grow with the batch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from anomgan.export.encode import add_encoder
 from anomgan.export.flagship import add_flagship
 from anomgan.export.graph import IR_VERSION, ML_OPSET, OPSET, GraphBuilder, Value
 from anomgan.export.p_value import add_group_code, add_grouped_p_value, add_p_value
+from anomgan.export.precision import FP32, Precision
 from anomgan.export.program import add_program
 from anomgan.groups import AnyCalibrator, GroupedCalibrator
 from anomgan.scoring.frozen import FrozenScore
@@ -26,12 +27,7 @@ from anomgan.scoring.program import ProgramScore, RowScore
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Schema
 
-__all__ = ["STRIP", "TILE", "build_scorer"]
-
-TILE = 256
-"""Most rows of a pass: so many that a node costs more than its call."""
-STRIP = 32
-"""Most rows of a pass over all known rows, whose results have to fit into the processor's cache."""
+__all__ = ["build_row_scorer", "build_scorer"]
 
 _SMALL = 1 << 20
 """Bytes of weights up to which a score is small."""
@@ -48,6 +44,7 @@ def build_scorer(
     calibrator: AnyCalibrator,
     *,
     metadata: Mapping[str, str],
+    precision: Precision = FP32,
 ) -> bytes:
     """Build the scoring graph.
 
@@ -60,6 +57,8 @@ def build_scorer(
     calibrator : Calibrator or GroupedCalibrator
     metadata : mapping of str to str
         Beside what this function adds: schema, feature names, threshold and rate.
+    precision : Precision
+        Other than `FP32` for a FrozenScore alone.
 
     Returns
     -------
@@ -80,10 +79,12 @@ def build_scorer(
     rate = g.named_constant("false_alarm_rate", np.float32(calibrator.false_alarm_rate))
     inputs.append(helper.make_tensor_value_info(rate, _FLOAT, []))
     features, surprise = add_encoder(g, encoder, numeric, categorical)
-    group = None
+    groups, group = None, None
     if isinstance(calibrator, GroupedCalibrator):
-        group = add_group_code(g, calibrator, schema, "categorical")
-    scores, p_values, contributions = _scored(g, score, calibrator, features, surprise, group)
+        groups, group = calibrator, add_group_code(g, calibrator, schema, "categorical")
+    scores, p_values, contributions = _scored(
+        g, _Judged(score, features, surprise, precision, groups, group), calibrator
+    )
     for value, name in ((scores, "score"), (p_values, "p_value"), (contributions, "contributions")):
         g.rename(value, name)
     g.rename(g.op("LessOrEqual", "p_value", rate), "is_anomaly")
@@ -93,14 +94,39 @@ def build_scorer(
         helper.make_tensor_value_info("is_anomaly", TensorProto.BOOL, ["N"]),
         helper.make_tensor_value_info("contributions", _FLOAT, ["N", encoder.n_columns + 1]),
     ]
-    graph = g.graph("anomgan", inputs, outputs)
+    return _serialised(g, inputs, outputs, _metadata(schema, calibrator, metadata))
+
+
+def build_row_scorer(score: FrozenScore, precision: Precision) -> bytes:
+    """Build a graph of the score alone.
+
+    Inputs are encoded rows, ``features`` float32 [N, d] and ``surprise`` float32 [N, n_columns];
+    the output is ``score``, float32 [N, 1].
+    """
+    g = GraphBuilder()
+    widths = {"features": len(score.feature_column), "surprise": score.n_columns}
+    inputs = [
+        helper.make_tensor_value_info(name, _FLOAT, ["N", width]) for name, width in widths.items()
+    ]
+    scores, _ = _tiled(g, _Judged(score, "features", "surprise", precision))
+    g.rename(scores, "score")
+    output = helper.make_tensor_value_info("score", _FLOAT, ["N", 1])
+    return _serialised(g, inputs, [output], {})
+
+
+def _serialised(
+    g: GraphBuilder,
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    metadata: Mapping[str, str],
+) -> bytes:
     model = helper.make_model(
-        graph,
+        g.graph("anomgan", inputs, outputs),
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)],
         producer_name="anomgan",
     )
-    helper.set_model_props(model, _metadata(schema, calibrator, metadata))
+    helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -124,15 +150,10 @@ def _metadata(
 
 
 def _scored(
-    g: GraphBuilder,
-    score: RowScore,
-    calibrator: AnyCalibrator,
-    features: Value,
-    surprise: Value,
-    group: Value | None,
+    g: GraphBuilder, judged: _Judged, calibrator: AnyCalibrator
 ) -> tuple[Value, Value, Value]:
     """Score [N], p-value [N], contributions [N, n_columns + 1] of encoded rows."""
-    judged = _Judged(score, calibrator, features, surprise, group)
+    score = judged.score
     small = sum(t.nbytes for name, t in score.tensors().items() if name not in _UNUSED)
     if isinstance(score, FrozenScore) or small > _SMALL:
         values = _tiled(g, judged)
@@ -156,10 +177,11 @@ class _Judged:
     """
 
     score: RowScore
-    calibrator: AnyCalibrator
     features: Value
     surprise: Value
-    group: Value | None
+    precision: Precision
+    groups: GroupedCalibrator | None = None
+    group: Value | None = None
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -192,14 +214,14 @@ def _tiled_if_many(g: GraphBuilder, judged: _Judged) -> tuple[Value, ...]:
         for name, (branch, values) in branches.items()
     )
     n = g.op("Shape", judged.features, start=0, end=1)  # [1]
-    few = g.op("LessOrEqual", n, g.ints(TILE))
+    few = g.op("LessOrEqual", n, g.ints(judged.precision.tile))
     return g.multi("If", few, outputs=len(judged.widths), then_branch=then, else_branch=otherwise)
 
 
 def _tiled(g: GraphBuilder, judged: _Judged) -> tuple[Value, ...]:
     """Score in tiles: pad to M tiles of S strips of r rows, scan, cut the padding off."""
     n = g.op("Shape", judged.features, start=0, end=1)  # [1]
-    cut = _cutter(g, n)
+    cut = _cutter(g, n, judged.precision)
     inputs = [
         ("tile_x", judged.features, _FLOAT, len(judged.score.feature_column)),
         ("tile_s", judged.surprise, _FLOAT, judged.score.n_columns),
@@ -228,15 +250,15 @@ def _tiled(g: GraphBuilder, judged: _Judged) -> tuple[Value, ...]:
     return tuple(joined(value, width) for value, width in zip(outputs, judged.widths, strict=True))
 
 
-def _cutter(g: GraphBuilder, n: Value) -> Callable[[Value, int], Value]:
+def _cutter(g: GraphBuilder, n: Value, precision: Precision) -> Callable[[Value, int], Value]:
     """Return what cuts a value [N, width] into tiles, [M, S, r, width]; their sizes are even."""
-    one, most = g.ints(1), g.ints(TILE // STRIP)
+    one, most = g.ints(1), g.ints(precision.tile // precision.strip)
 
     def up(whole: Value, size: Value) -> Value:
         """Divide, rounding up; at least 1."""
         return g.op("Max", g.op("Div", g.op("Add", whole, g.op("Sub", size, one)), size), one)
 
-    in_all = up(n, g.ints(STRIP))
+    in_all = up(n, g.ints(precision.strip))
     tiles, strips = up(in_all, most), g.op("Min", in_all, most)
     in_all = g.op("Mul", tiles, strips)
     rows = up(n, in_all)
@@ -259,13 +281,13 @@ def _rows(
     strips: Value | None = None,
 ) -> tuple[Value, ...]:
     """Score rows [c, d]; see `_Judged.widths`. The flagship wants them in strips [S, r, d], too."""
-    score, calibrator = judged.score, judged.calibrator
+    score = judged.score
     if isinstance(score, FrozenScore) and strips is not None:
-        total, contributions = add_flagship(g, score, strips, x, surprise)
-    elif isinstance(score, ProgramScore):
+        total, contributions = add_flagship(g, score, strips, x, surprise, judged.precision)
+    elif isinstance(score, ProgramScore) and not judged.precision.is_half:
         total, contributions = add_program(g, score, x, surprise)
     else:
-        raise TypeError(f"a {type(score).__name__} cannot be exported")
-    if isinstance(calibrator, GroupedCalibrator):
-        return total, contributions, add_grouped_p_value(g, calibrator, total, *group)
+        raise TypeError(f"a {type(score).__name__} cannot be exported in {judged.precision.name}")
+    if judged.groups is not None:
+        return total, contributions, add_grouped_p_value(g, judged.groups, total, *group)
     return total, contributions

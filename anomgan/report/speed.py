@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from anomgan.errors import OutputError, UsageError
-from anomgan.evaluation.speed import FAILED, MACHINE, RATE, WHAT, Figure
+from anomgan.evaluation.speed import (
+    FAILED,
+    HALF_ON_CUDA,
+    MACHINE,
+    ON_CUDA,
+    OURS,
+    RATE,
+    WHAT,
+    Figure,
+)
 from anomgan.serving.outputs import AtomicFile
 
 if TYPE_CHECKING:
@@ -124,10 +133,26 @@ def sections(figures: Sequence[Figure]) -> list[Section]:
             continue
         plain = [f for f in own if f.contender != _GRAPH and f.quantity != _NODE_SHARE]
         plot = "throughput.png" if what == "throughput" else ""
-        found.append(_table(_TITLES[what], plain, _NOTES.get(what, ""), plot))
+        note = _where_cuda_wins(plain) if what == "throughput" else _NOTES.get(what, "")
+        found.append(_table(_TITLES[what], plain, note, plot))
         if what == "throughput":
             found += _graph_sections(own)
     return found
+
+
+def _where_cuda_wins(figures: Sequence[Figure]) -> str:
+    """Say from which size of call a GPU scores more rows a second than the CPU does."""
+    rates = {(f.contender, f.rows): f.value for f in figures if f.quantity == "scoring"}
+    words = []
+    for name in (ON_CUDA, HALF_ON_CUDA):
+        sizes = sorted(n for who, n in rates if who == name and (OURS, n) in rates)
+        if not sizes:
+            continue
+        slower = [n for n in sizes if rates[name, n] <= rates[OURS, n]]
+        faster = [n for n in sizes if n > max(slower, default=0)]
+        where = f"from {_size(faster[0])} rows a call on" if faster else "in no size of call"
+        words.append(f"{name} scores more rows a second than {OURS} {where}.")
+    return " ".join(words)
 
 
 def _table(title: str, figures: Sequence[Figure], note: str, plot: str) -> Section:

@@ -19,6 +19,7 @@ __all__ = [
     "NormalLabels",
     "OnBadRow",
     "OutputFormat",
+    "Precision",
     "Provider",
     "ProviderOption",
     "Quiet",
@@ -44,6 +45,13 @@ class OnBadRow(StrEnum):
 
     ERROR = "error"
     SKIP = "skip"
+
+
+class Precision(StrEnum):
+    """What the networks of an exported scorer compute in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
 
 
 class Provider(StrEnum):

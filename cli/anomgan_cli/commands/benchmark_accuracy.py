@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,11 +12,13 @@ from anomgan_cli.exits import FAILURE, guarded
 from anomgan_cli.options import (
     Debug,
     NormalLabels,
+    Precision,
     Quiet,
     parse_parameter,
 )
 
 if TYPE_CHECKING:
+    from anomgan.evaluation.baselines import Exported as ExportKind
     from anomgan.evaluation.benchmark import Case
 
 __all__ = ["Markdown", "accuracy"]
@@ -119,6 +121,12 @@ Calibrated = Annotated[
 Fast = Annotated[
     bool, typer.Option("--fast", help="Score ours by the graphs that `export --fast` makes.")
 ]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        "--precision", help="fp16: score ours by the graphs that `export --precision fp16` makes."
+    ),
+]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in markdown.")]
 
 
@@ -139,6 +147,7 @@ def accuracy(
     jobs: Jobs = 1,
     exported: Exported = False,
     fast: Fast = False,
+    precision: PrecisionOption = Precision.FP32,
     false_alarms: Calibrated = True,
     markdown: Markdown = False,
     quiet: Quiet = False,
@@ -162,7 +171,7 @@ def accuracy(
     from anomgan_cli.render import benchmark_progress, say_failures, write_summary
 
     chosen_methods = _split(methods) or DEFAULT_METHODS
-    kind: Literal["", "exported", "fast"] = "fast" if fast else "exported" if exported else ""
+    kind = _kind(exported=exported, fast=fast, precision=precision)
     factories = detectors(chosen_methods, values, exported=kind, calibrated=false_alarms)
     try:
         with benchmark_progress(quiet=quiet) as progress:
@@ -177,6 +186,17 @@ def accuracy(
     say_failures(runs, output, quiet=quiet)
     if any(run.error for run in runs):
         raise typer.Exit(FAILURE)
+
+
+def _kind(*, exported: bool, fast: bool, precision: Precision) -> ExportKind:
+    """Return what ours are scored by."""
+    from anomgan.errors import UsageError
+
+    if fast and precision is Precision.FP16:
+        raise UsageError("--fast and --precision fp16 are two scorers: measure one after the other")
+    if precision is Precision.FP16:
+        return "fp16"
+    return "fast" if fast else "exported" if exported else ""
 
 
 def _suite_cases(
