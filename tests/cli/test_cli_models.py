@@ -148,3 +148,46 @@ def test_export_fast_of_a_crossed_model_says_what_to_do(trained):
     assert refused.exit_code == 2
     assert "fit it again, with calibration 'split'" in " ".join(refused.stderr.split())
     assert not Path("fast.onnx").exists()
+
+
+def test_export_fp16_writes_a_scorer_and_says_what_it_changes(trained):
+    assert run("fit", "normal.csv", "--set", "n_steps=30", "-q").exit_code == 0
+    assert run("export", "-o", "full.onnx", "-q").exit_code == 0
+    result = run("export", "--precision", "fp16", "-o", "half.onnx")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert "Networks in float16: scores of known rows that are left out change by" in said
+    assert "A processor computes this graph in float32 all the same." in said
+    assert Path("half.onnx").stat().st_size < Path("full.onnx").stat().st_size
+    Path("new.csv").write_text("load,heat\n0.1,0.2\n0.1,9.0\n")
+    scores = {}
+    for name in ("full", "half"):
+        arguments = ["-m", f"{name}.onnx", "-o", f"{name}.csv", "-q"]
+        assert run("score", "new.csv", *arguments).exit_code == 0
+        scores[name] = pl.read_csv(f"{name}.csv")["score"]
+    assert scores["half"].to_list() == pytest.approx(scores["full"].to_list(), rel=1e-2)
+    assert scores["half"].to_list() != scores["full"].to_list()
+    assert run("export", "--precision", "fp16", "-o", "again.onnx", "-q").stderr == ""
+    assert Path("again.onnx").read_bytes() == Path("half.onnx").read_bytes()
+
+
+def test_export_fp16_of_a_crossed_model_works_too(trained):
+    arguments = ["--calibration", "cross", "--set", "n_steps=10", "-q"]
+    assert run("fit", "normal.csv", *arguments).exit_code == 0
+    assert run("export", "--precision", "fp16", "-o", "half.onnx").exit_code == 0
+    assert Path("half.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("fit", "export", "told"),
+    [
+        ([], ["--fast"], "--fast and --precision fp16 are two scorers"),
+        (["--detector", "alad"], [], "only the default detector is exported in fp16"),
+    ],
+)
+def test_export_fp16_says_where_it_does_not_work(trained, fit, export, told):
+    assert run("fit", "normal.csv", "--set", "n_steps=10", "-q", *fit).exit_code == 0
+    refused = run("export", "--precision", "fp16", "-o", "half.onnx", *export)
+    assert refused.exit_code == 2
+    assert told in " ".join(refused.stderr.split())
+    assert not Path("half.onnx").exists()

@@ -20,6 +20,10 @@ from anomgan.evaluation import baselines
 from anomgan.evaluation.baselines import DEFAULT_METHODS, detectors
 from anomgan.evaluation.benchmark import Case, Run, distinct, read_runs, run_benchmark
 from anomgan.evaluation.summary import plain_table, summarise
+from anomgan.export.precision import FP16
+from anomgan.persistence import export_half
+from anomgan.serving import Scorer
+from anomgan.serving.providers import make_session
 from anomgan_cli.benchmark_cases import suite_cases
 
 
@@ -324,6 +328,24 @@ def test_fast_graphs_have_scores_and_p_values_of_their_own(tmp_path: Path) -> No
     twice = detector.p_values(np.repeat(scores, 2))  # copies are scored once and judged each
     np.testing.assert_array_equal(twice[::2], detector.p_values(scores))
     assert (np.diff(detector.p_values(np.sort(scores))) <= 0.0).all()
+
+
+def test_graphs_of_float16_are_rounded_as_on_a_gpu() -> None:
+    """Neither the full scores, nor those that a processor gives, which keeps float32 between."""
+    found = {}
+    for exported in ("", "fp16"):
+        ((label, make),) = detectors(["anomgan"], {"n_steps": 10}, exported=exported).items()
+        detector = make(0).fit(_split(0).X_train)
+        found[exported] = detector.score(_split(0).X_test)
+    assert label == "anomgan(n_steps=10;fp16)"
+    relative = np.abs(found["fp16"] / found[""] - 1.0)
+    assert 1e-6 < relative.max() < FP16.max_relative
+    graph = export_half(detector._detector.model_, created_at="now")[0]
+    session, _ = make_session(graph, providers="cpu")
+    plain = Scorer(session).score(_split(0).X_test).score
+    assert (plain != found["fp16"].astype(np.float32)).any()
+    p_values = detector.p_values(found["fp16"])
+    assert p_values[40:].max() < np.median(p_values[:40])
 
 
 def test_exported_graphs_of_others_are_refused() -> None:

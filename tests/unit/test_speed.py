@@ -13,6 +13,8 @@ import pytest
 from anomgan.errors import UsageError
 from anomgan.evaluation.speed import (
     FAILED,
+    HALF_ON_CUDA,
+    OURS,
     RATE,
     Case,
     Figure,
@@ -26,7 +28,6 @@ from anomgan.evaluation.speed import (
 from anomgan.evaluation.timing import Timing
 from anomgan.report.speed import markdown_section, number, page, plots, sections, write_page
 
-OURS = "anomgan onnxruntime CPU"
 FACTS: dict[str, str | int] = {"processor": "abacus", "usable cores": 1}
 PLAN = SpeedPlan(
     what=("throughput", "growth"),
@@ -183,6 +184,34 @@ def test_sections_have_ratios_and_shares(tmp_path: Path) -> None:
     text = markdown_section(growth, folder="plots")
     assert "| training rows | anomgan onnxruntime CPU | kNN(5) |" in text
     assert "(plots/growth-training_rows.png)" in text
+
+
+@pytest.mark.parametrize(
+    ("rates", "told"),
+    [
+        ({1: 1e2, 64: 5e3, 512: 1e6}, "from 512 rows a call on"),
+        ({1: 1e4, 64: 5e4, 512: 1e6}, "from 1 rows a call on"),
+        ({1: 1e4, 64: 5e3, 512: 1e6}, "from 512 rows a call on"),
+        ({1: 1e2, 64: 5e3, 512: 1e4}, "in no size of call"),
+    ],
+)
+def test_the_page_says_from_which_size_of_call_a_gpu_is_faster(
+    rates: dict[int, float], told: str
+) -> None:
+    def rate(who: str, n: int, value: float) -> Figure:
+        return Figure("throughput", n, 8, 400, who, "scoring", RATE, value)
+
+    figures = [rate(OURS, n, value) for n, value in ((1, 4e3), (64, 2e4), (512, 3e4))]
+    figures += [rate(HALF_ON_CUDA, n, value) for n, value in rates.items()]
+    (section,) = [s for s in sections(figures) if s.title.startswith("Scoring")]
+    assert section.note == (
+        f"anomgan --precision fp16 onnxruntime CUDA scores more rows a second than {OURS} {told}."
+    )
+
+
+def test_without_a_gpu_nothing_is_said_of_one(tmp_path: Path) -> None:
+    found = {s.title: s for s in sections(run(PLAN, tmp_path / "r.csv"))}
+    assert found["Scoring throughput by rows a call"].note == ""
 
 
 def test_the_page_and_its_plots(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from onnxruntime import InferenceSession
 
-from anomgan.evaluation import speed_training
-from anomgan.evaluation.speed import Case, SpeedPlan
+from anomgan.evaluation import speed_contenders, speed_training
+from anomgan.evaluation.speed import HALF_ON_CUDA, ON_CUDA, Case, SpeedPlan
+from anomgan.evaluation.speed_contenders import make_model, scoring_calls, synthetic_rows
 from anomgan.presets import FlagshipParameters
-from anomgan.serving.providers import cuda_unusable_reason
+from anomgan.serving.providers import cuda_unusable_reason, make_session
 
 
 def test_products_are_counted_forth_and_back() -> None:
@@ -76,4 +79,26 @@ def test_figures_of_a_gpu_stand_beside_the_others(tmp_path: Path) -> None:
 
     plan = SpeedPlan(batches=(64,), columns=(4,), training_rows=(200,), steps=8, budget_s=0.05)
     found = Meter()(Case("throughput", 64, 4, 200), plan, tmp_path)
-    assert "anomgan onnxruntime CUDA" in {f.contender for f in found}
+    assert {ON_CUDA, HALF_ON_CUDA} <= {f.contender for f in found}
+
+
+def test_both_precisions_are_called_where_there_is_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a processor in the GPU's place: what is called, not how fast."""
+    opened = []
+
+    def on_cuda(graph: bytes, *, providers: str) -> tuple[InferenceSession, str]:
+        opened.append(providers)
+        return make_session(graph, providers="cpu")
+
+    model = make_model(200, 4, 8, 1, tmp_path)
+    rows = synthetic_rows(64, 4, seed=1)
+    if cuda_unusable_reason() is not None:
+        assert not {ON_CUDA, HALF_ON_CUDA} & set(scoring_calls(model, rows))
+    monkeypatch.setattr(speed_contenders, "cuda_unusable_reason", lambda: None)
+    monkeypatch.setattr(speed_contenders, "make_session", on_cuda)
+    calls = scoring_calls(dataclasses.replace(model), rows)
+    full, half = (calls[name]()[0] for name in (ON_CUDA, HALF_ON_CUDA))
+    assert opened == ["cuda", "cuda"]
+    assert 0.0 < np.abs(half / full - 1.0).max() < 1e-2
