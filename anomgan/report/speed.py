@@ -104,9 +104,9 @@ nodes, not by faster ones. The *memory limit* is the model, the rows and the out
 memory: a model that stays in the cache can be faster. `% of` says how close a figure comes, 100
 being the limit. For several threads a limit is that of one, divided.
 
-Where there is a GPU, training in torch and scoring in onnxruntime, by the default export and by that
-of `--precision fp16`, have lines for CUDA, without limits, and the page says from which size of call
-the GPU is faster; a trained model scores in torch on the CPU alone.
+Where there is a GPU, training in torch and scoring in onnxruntime, by the default export and by
+that of `--precision fp16`, have lines for CUDA, without limits, and the page says from which size
+of call the GPU is faster; a trained model scores in torch on the CPU alone.
 """
 
 
