@@ -40,6 +40,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from anomgan.scoring.exponential import exp_
 from anomgan.scoring.products import product
 
 __all__ = [
@@ -69,6 +70,9 @@ REACH = 4.0
 RELATIVE_VARIANCE = 0.002
 """Added to that kernel's variance, in units of the squared distance to the nearest reference: far
 out, columns then compare by shares of the distance and not by its last digits."""
+
+_BLOCK = 64
+"""Rows that are explained at once; most rows are not."""
 
 UNHEARD_OF = 1e-4
 """Added to q_j: a wrong value need not be like any that is known."""
@@ -129,18 +133,24 @@ class Attribution:
         explained : Tensor bool [n]
             Rows whose energy all three views share.
         """
-        blame, posterior = self.views(x, gaps)  # [n, n_columns] both
-        blame = blame + self.floors
-        left = torch.zeros_like(blame).index_add_(1, self.feature_column, residual) + self.floors
-        whole = left.sum(dim=1, keepdim=True)
-        part = (energy / VIEWS).unsqueeze(1)
-        by_all = (
-            blame * (part / blame.sum(dim=1, keepdim=True))
-            + posterior * (part / posterior.sum(dim=1, keepdim=True))
-            + left * (part / whole)
-        )
-        by_generator = left * (energy.unsqueeze(1) / whole)
-        return torch.where(explained.unsqueeze(1), by_all, by_generator)
+        left = residual.new_zeros(len(x), self.n_columns)
+        left = left.index_add_(1, self.feature_column, residual) + self.floors
+        out = left * (energy / left.sum(dim=1)).unsqueeze(1)
+        which = explained.nonzero().squeeze(1)
+        for start in range(0, len(which), _BLOCK):
+            rows = which[start : start + _BLOCK]
+            n = len(rows)
+            # Filled up, as every pass is to have the same shape: its rounding may depend on that.
+            block = torch.cat([rows, rows.new_zeros(_BLOCK - n)])
+            blame, posterior = (view[:n] for view in self.views(x[block], gaps[block]))
+            blame = blame + self.floors
+            part = (energy[rows] / VIEWS).unsqueeze(1)
+            out[rows] = (
+                blame * (part / blame.sum(dim=1, keepdim=True))
+                + posterior * (part / posterior.sum(dim=1, keepdim=True))
+                + out[rows] / VIEWS
+            )
+        return out
 
     @cached_property
     def log_weights(self) -> tuple[Tensor, Tensor]:
@@ -162,9 +172,9 @@ class Attribution:
             least = rest.amin(dim=1, keepdim=True)  # [n, 1]
             without.append(least)
             # In place, as memory takes longer to get than to fill.
-            kernels = torch.sub(least, rest, out=rest).mul_(steepness).add_(log_counts).exp_()
+            kernels = exp_(torch.sub(least, rest, out=rest).mul_(steepness).add_(log_counts))
             around.append(kernels.sum(dim=1, keepdim=True))
-            shares = torch.sub(log_shares, gap.mul_(steepness), out=gap).exp_()
+            shares = exp_(torch.sub(log_shares, gap.mul_(steepness), out=gap))
             marginal.append(shares.sum(dim=1, keepdim=True))
         rests = torch.cat(without, dim=1)  # [n, columns that have features]
         # Relative to the likeliest column: all logarithms would do is underflow later.

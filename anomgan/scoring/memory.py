@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from anomgan.scoring.exponential import exp_
 from anomgan.scoring.products import product
 
 __all__ = ["REFERENCES", "Memory", "leave_one_out_nearest", "spread"]
@@ -111,7 +112,7 @@ class Memory:
         """
         largest = log_kernel.amax(dim=1)
         relative = log_kernel.sub_(largest.unsqueeze(1)).div_(self.width**2)
-        return largest, relative.float().exp_().sum(dim=1)
+        return largest, exp_(relative.float()).sum(dim=1)
 
     def with_peak(self, sample: int = 2048) -> Memory:
         """Set `peak` from (evenly spread) known rows."""

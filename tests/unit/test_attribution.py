@@ -163,3 +163,28 @@ def test_rows_that_are_not_explained_are_shared_by_the_generator_alone() -> None
     alone = left / left.sum(dim=1, keepdim=True) * energy.unsqueeze(1)
     torch.testing.assert_close(found[~explained], alone[~explained])
     torch.testing.assert_close(found[explained], every[explained])
+
+
+def test_only_rows_that_are_explained_go_through_the_views(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In blocks of one size, the last one filled up; in whatever company, with the same bits."""
+    rows, x = draw(30, 4), draw(200, 4, seed=1)
+    attribution, residual = each_its_own(rows, floor=1e-3), draw(200, 4, seed=2).square()
+    energy, gaps = torch.arange(1.0, 201.0), gaps_of(x, rows)
+    seen: list[int] = []
+    views = Attribution.views
+
+    def spy(self: Attribution, x: torch.Tensor, gaps: torch.Tensor) -> tuple:
+        seen.append(len(x))
+        return views(self, x, gaps)
+
+    monkeypatch.setattr(Attribution, "views", spy)
+    every = torch.ones(200, dtype=torch.bool)
+    whole = attribution.share(x, gaps, residual, energy, every)
+    assert seen == [64, 64, 64, 64]
+    for explained in (torch.arange(200) % 10 == 3, torch.arange(200) >= 135, ~every):
+        seen.clear()
+        found = attribution.share(x, gaps, residual, energy, explained)
+        assert seen == [64] * -(-int(explained.sum()) // 64)
+        assert torch.equal(found[explained], whole[explained])
