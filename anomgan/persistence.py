@@ -26,9 +26,9 @@ from anomgan.detectors.registry import DETECTORS
 from anomgan.distillation import N_STEPS, distil
 from anomgan.errors import AnomganError, ModelCorruptError, UsageError
 from anomgan.export import Parity, build_scorer, check_parity, run_scorer
+from anomgan.export.half_loss import measure_half
 from anomgan.export.parity import check_p_values
 from anomgan.export.precision import FP16, FP32, Precision
-from anomgan.export.rounding import measure_rounding
 from anomgan.fitting import FittedModel
 from anomgan.groups import (
     AnyCalibrator,
@@ -162,8 +162,7 @@ def export_half(
     -------
     tuple of bytes, Parity, mapping
         The model; the agreement with torch, rounded as a GPU rounds; and how near the scores stay
-        on known rows that the memory is not shown (`anomgan.scoring.agreement.Agreement`), which
-        the metadata hold as ``anomgan.fp16``.
+        (`anomgan.export.half_loss.HalfLoss`), which the metadata hold as ``anomgan.fp16``.
 
     Raises
     ------
@@ -178,13 +177,15 @@ def export_half(
             f"{fitted.parameters.name!r} see rows however far out they are, and float16 ends at "
             "65504; export it with --precision fp32"
         )
-    found = measure_rounding(fitted.score, int(fitted.facts["seed"]))
+    loss = measure_half(fitted.score, int(fitted.facts["seed"]))
+    found = loss.left_out
     facts = {
         "rank_correlation": found.rank_correlation,
         "auroc_fp32": found.auroc,
         "auroc_fp16": found.other_auroc,
         "p99_relative": found.p99_relative,
         "max_relative": found.max_relative,
+        "far_relative": loss.far_relative,
     }
     rounded = {name: float(f"{value:.6g}") for name, value in facts.items()}
     more = {"anomgan.fp16": json.dumps(rounded, sort_keys=True)}

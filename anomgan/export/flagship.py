@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from anomgan.export.attribution import ROUNDING, add_views
 from anomgan.export.graph import GraphBuilder, Value, hidden_layers, member, row_sum
-from anomgan.export.half import corner, scaled_down
+from anomgan.export.half import farthest_corner, scaled_down
 from anomgan.export.inversion import add_inversion
 from anomgan.export.precision import FP32, Precision
 from anomgan.scoring.attribution import VIEWS
@@ -101,7 +101,7 @@ def _discriminator(g: GraphBuilder, score: FrozenScore, x: Value, precision: Pre
     for net in networks:
         last = net.matrices[-1] * np.float32(trust / len(networks))
         if precision.is_half:
-            net, scales = scaled_down(net, corner(score))
+            net, scales = scaled_down(net, farthest_corner(score))
             hidden = hidden_layers(g, x, net.rounded(precision))[-1]
             hidden, last = g.op("Cast", hidden, to=_FLOAT), last / np.float32(scales[-2])
         else:

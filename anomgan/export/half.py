@@ -1,68 +1,136 @@
-"""Networks in float16: what they can hold, and what their rounding does to scores."""
+"""Networks in float16: what they can hold.
+
+What a layer adds up is at most the sum of its terms' magnitudes, whatever the row and in whatever
+order. Rows are in the box, and codes are cut well beyond the largest ones that are met: that bounds
+every layer, and each is multiplied by the power of two that takes its bound to where float16 is
+safe. The steps of the inversion need no bound: where they give no number, the start is kept.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import onnx
+import torch
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from anomgan.errors import UsageError
 from anomgan.export.graph import Network, less_one, member
 from anomgan.scoring.frozen import FrozenScore
+from anomgan.scoring.memory import spread
 
-__all__ = ["code_limit", "corner", "require_half", "round_every_value", "scaled_down"]
+__all__ = [
+    "Forward",
+    "box_corners",
+    "farthest_corner",
+    "forward",
+    "forward_in_half",
+    "require_half",
+    "scaled_down",
+    "scaled_forward",
+]
 
 _LARGEST: Final = 65504.0 / 2
 """Half of float16's largest number: what is rounded on the way has room."""
-_CODES: Final = (32.0, 4096.0)
-"""Least and largest limit of codes. The largest ones met at the corners of the boxes of 23 models
-are 130; where codes are to be cut below the least, float16 is refused."""
+_ROOM: Final = 2.0
+"""Codes may be so many times as large as any that is met."""
+_MET: Final = 2048
+"""Most known rows, and corners of the box, whose codes are looked at."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One member's generator, as rows are generated in the graph.
+
+    Attributes
+    ----------
+    net : Network
+        Its hidden units are kept with 1 added (`anomgan.export.inversion`): the biases of the
+        layers behind them take that off.
+    scales : tuple of float
+        By layer, what its sums are multiplied by; each at most the one before.
+    codes : float
+        Largest magnitude of codes; larger ones are cut.
+    """
+
+    net: Network
+    scales: tuple[float, ...]
+    codes: float
+
+
+def forward(net: Network) -> Forward:
+    """Return a generator as it is, for float32."""
+    (first, *biases), (_, *matrices) = net.biases, net.matrices
+    less = (less_one(w, b).reshape(1, -1) for w, b in zip(matrices, biases, strict=True))
+    kept = Network(net.matrices, (first, *less), net.activation)
+    return Forward(kept, (1.0,) * len(net.matrices), math.inf)
+
+
+def forward_in_half(score: FrozenScore, m: int) -> Forward:
+    """Scale one member's generator so that float16 holds sums of layers and distances of rows."""
+    codes = 2.0 ** math.ceil(math.log2(_ROOM * max(1.0, _largest_code(score, m))))
+    return scaled_forward(member(score.generator, m), codes, farthest_corner(score))
+
+
+def scaled_forward(net: Network, codes: float, rows: NDArray[np.float64]) -> Forward:
+    """Scale a generator of codes up to a magnitude, and of rows [d] up to some magnitudes."""
+    net = forward(net).net
+    at_most = np.full(len(net.matrices[0]), codes)
+    bounds = []
+    for matrix, bias in zip(net.matrices, net.biases, strict=True):
+        bounds.append(_bound(matrix, bias, at_most))
+        at_most = bounds[-1] + 1.0
+    bounds[-1] = bounds[-1] + rows
+    return Forward(*_scaled(net, bounds), codes)
 
 
 def require_half(score: FrozenScore) -> None:
-    """See to it that no network's number is beyond float16, whatever the row.
-
-    What a layer adds up is at most the sum of its terms' magnitudes. With rows in the box, and
-    codes cut to `code_limit`, that bounds the generator; encoder and discriminator are scaled to
-    fit (`scaled_down`). The steps of the inversion need no bound: where they give no number, the
-    start is kept.
+    """See to it that float16 holds every row as the networks see it.
 
     Raises
     ------
     UsageError
-        The model is of before there was a box, known rows lie too far out, or codes would have to
-        be cut too short.
+        The model is of before there was a box, or the box reaches too far.
     """
     if score.box is None:
         raise UsageError(
             "float16 cannot hold every row, and this model, of an earlier anomgan, has no box that "
             "rows are seen through: fit it again, or export it with --precision fp32"
         )
-    limits = [code_limit(score, m) for m in range(score.n_members)]
-    if not min(limits) >= _CODES[0]:
+    farthest = float(farthest_corner(score).max())
+    if not farthest <= _LARGEST:
         raise UsageError(
-            "the networks of this model reach numbers that float16 cannot hold, as known rows lie "
-            f"up to {corner(score).max():.3g} standard deviations out or weights are large: export "
-            "it with --precision fp32"
+            f"float16 is safe up to {_LARGEST:.0f}, and known rows lie up to {farthest:.3g} "
+            "standard deviations out, with some room: export this model with --precision fp32"
         )
 
 
-def code_limit(score: FrozenScore, m: int) -> float:
-    """Largest magnitude of codes whose generated rows float16 holds; 0 where there is none."""
-    net, limit = member(score.generator, m), _CODES[1]
-    while limit >= 1.0:
-        if _generated(net, limit, corner(score)) <= _LARGEST:
-            return limit
-        limit /= 2.0
-    return 0.0
+def _largest_code(score: FrozenScore, m: int) -> float:
+    """Largest magnitude of codes at known rows and at corners of the box."""
+    known = score.memory_rows[spread(len(score.memory_rows), _MET)]
+    rows = torch.cat([known, box_corners(score, _MET)])
+    return float(score.encoder.member(m).activations(rows.unsqueeze(0))[-1].abs().max())
 
 
-def corner(score: FrozenScore) -> NDArray[np.float64]:
+def box_corners(score: FrozenScore, n: int) -> torch.Tensor:
+    """Draw corners of the box, float32 [n, d]: the same ones for the same box.
+
+    Raises
+    ------
+    ValueError
+        There is no box.
+    """
+    if score.box is None:
+        raise ValueError("this score has no box")
+    low, high = score.box
+    drawn = torch.rand(n, len(low), generator=torch.Generator().manual_seed(0))
+    return torch.where(drawn < 0.5, low, high)
+
+
+def farthest_corner(score: FrozenScore) -> NDArray[np.float64]:
     """Largest magnitudes in the box, [d]."""
     if score.box is None:
         raise ValueError("this score has no box")
@@ -82,27 +150,25 @@ def scaled_down(net: Network, at_most: NDArray[np.float64]) -> tuple[Network, tu
     at_most : float64 [in]
         Bounds of the inputs' magnitudes.
     """
-    matrices, biases, scales, before = [], [], [], 1.0
+    bounds = []
     for matrix, bias in zip(net.matrices, net.biases, strict=True):
         at_most = _bound(matrix, bias, at_most)
-        scale = 2.0 ** min(0.0, math.floor(math.log2(_LARGEST / max(1.0, float(at_most.max())))))
-        matrices.append(matrix * (scale / before))
+        bounds.append(at_most)
+    return _scaled(net, bounds)
+
+
+def _scaled(
+    net: Network, bounds: Sequence[NDArray[np.float64]]
+) -> tuple[Network, tuple[float, ...]]:
+    """Scale each layer by its bounds, and take the scale of the layer before off again."""
+    matrices, biases, scales = [], [], [1.0]
+    for matrix, bias, bound in zip(net.matrices, net.biases, bounds, strict=True):
+        most = max(1.0, float(bound.max()))
+        scale = min(scales[-1], math.ldexp(1.0, math.floor(math.log2(_LARGEST / most))))
+        matrices.append(matrix * (scale / scales[-1]))
         biases.append(bias * scale)
         scales.append(scale)
-        before = scale
-    return Network(tuple(matrices), tuple(biases), net.activation), tuple(scales)
-
-
-def _generated(net: Network, limit: float, rows: NDArray[np.float64]) -> float:
-    """Bound of what the generator's layers add up, as `anomgan.export.inversion` does it."""
-    at_most = np.full(len(net.matrices[0]), limit)
-    found = 0.0
-    for i, (matrix, bias) in enumerate(zip(net.matrices, net.biases, strict=True)):
-        if i:  # hidden activations are kept with 1 added
-            at_most, bias = at_most + 1.0, less_one(matrix, bias)
-        at_most = _bound(matrix, bias, at_most)
-        found = max(found, float(at_most.max()))
-    return found + float(rows.max())
+    return Network(tuple(matrices), tuple(biases), net.activation), tuple(scales[1:])
 
 
 def _bound(
@@ -110,53 +176,3 @@ def _bound(
 ) -> NDArray[np.float64]:
     found: NDArray[np.float64] = at_most @ np.abs(matrix.astype(np.float64)) + np.abs(bias.ravel())
     return found
-
-
-def round_every_value(model: bytes) -> bytes:
-    """Return the graph in float32, with what was float16 rounded to it value by value, as GPUs do.
-
-    Processors have no float16 nodes: onnxruntime computes them in float32, and leaves out the
-    rounding between one and the next. Products add up in float32 on both.
-    """
-    proto = onnx.load_from_string(model)
-    _round(proto.graph, frozenset())
-    return bytes(proto.SerializeToString(deterministic=True))
-
-
-def _round(graph: GraphProto, outer: AbstractSet[str]) -> None:
-    half = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT16} | outer
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
-            values = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    nodes = []
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _round(attribute.g, frozenset(half))
-        kept = NodeProto()
-        kept.CopyFrom(node)
-        nodes.append(kept)
-        if _gives_half(node, half):
-            name = node.output[0]
-            half.add(name)
-            nodes += _rounded(kept, name)
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _gives_half(node: NodeProto, half: AbstractSet[str]) -> bool:
-    if node.op_type == "Cast":
-        return any(a.name == "to" and a.i == TensorProto.FLOAT16 for a in node.attribute)
-    return any(name in half for name in node.input)
-
-
-def _rounded(node: NodeProto, name: str) -> list[NodeProto]:
-    """Have a node give float32, and round that to `name`."""
-    whole, short = f"{name}_unrounded", f"{name}_rounded"
-    back = helper.make_node("Cast", [short], [name], to=TensorProto.FLOAT)
-    if node.op_type == "Cast":  # the rounding itself
-        node.output[0] = short
-        return [back]
-    node.output[0] = whole
-    return [helper.make_node("Cast", [whole], [short], to=TensorProto.FLOAT16), back]

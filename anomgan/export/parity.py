@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from anomgan.errors import ExportError
 from anomgan.evaluation.metrics import rank_correlation
-from anomgan.export.half import round_every_value
 from anomgan.export.precision import FP32, Precision
+from anomgan.export.rounding import round_every_value
 from anomgan.scoring.program import RowScore
 from anomgan.tables.encoding import FeatureEncoder
 from anomgan.tables.schema import Rows
@@ -81,7 +81,7 @@ def run_scorer(model: bytes, rows: Rows, precision: Precision = FP32) -> dict[st
 def open_rounded(model: bytes) -> ort.InferenceSession:
     """Open a graph of float16 on the CPU, to score as it does on a GPU.
 
-    See `anomgan.export.half.round_every_value`.
+    See `anomgan.export.rounding.round_every_value`.
     """
     return _open(round_every_value(model), ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
 
@@ -116,13 +116,16 @@ def check_parity(
     features, surprise = torch.from_numpy(encoded.features), torch.from_numpy(encoded.surprise)
     ours, theirs = score.scores(features, surprise).numpy().astype(np.float64), outputs["score"]
     parity = compare(ours, theirs.astype(np.float64), outputs["contributions"])
+    remedy = "Please report this with the model's parameters"
+    if precision.is_half:
+        remedy = "This model wants more digits than float16 has: export it with --precision fp32"
     mostly, at_most = precision.p99_relative, precision.max_relative
     if not (parity.p99_relative <= mostly and parity.max_relative <= at_most):
         raise ExportError(
             f"the exported graph's scores differ from torch on {parity.n_rows} rows: relative "
             f"difference {parity.p99_relative:.1e} at the 99th percentile (at most "
             f"{mostly:.0e}), {parity.max_relative:.1e} at most (at most {at_most:.0e}); "
-            "nothing was written. Please report this with the model's parameters"
+            f"nothing was written. {remedy}"
         )
     return parity
 

@@ -1,66 +1,64 @@
-"""What float16 does to a score, measured on known rows that it is not shown."""
+"""The rounding of float16, value by value, on a processor."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Set as AbstractSet
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from anomgan.errors import UsageError
-from anomgan.export.half import require_half
-from anomgan.export.parity import open_rounded
-from anomgan.export.precision import FP16
-from anomgan.export.scorer import build_row_scorer
-from anomgan.scoring.agreement import Agreement, agreement
-from anomgan.scoring.frozen import FrozenScore
-
-__all__ = ["measure_rounding"]
-
-_JUDGED = 2000
-"""Most rows that the scores are compared on."""
+__all__ = ["round_every_value"]
 
 
-def measure_rounding(score: FrozenScore, seed: int) -> Agreement:
-    """Compare a score with its networks in float16, rounded as a GPU does it.
+def round_every_value(model: bytes) -> bytes:
+    """Return the graph in float32, with what was float16 rounded to it value by value, as GPUs do.
 
-    A fifth of the known rows, at most `_JUDGED`, are taken out of the memory and stand for new
-    ones.
-
-    Raises
-    ------
-    UsageError
-        float16 cannot hold the networks' numbers (`anomgan.export.half.require_half`), or there are
-        fewer than ten known rows.
+    Processors have no float16 nodes: onnxruntime computes them in float32, and leaves out the
+    rounding between one and the next. Products add up in float32 on both.
     """
-    require_half(score)
-    n_known = len(score.memory_rows)
-    if n_known < 10:
-        raise UsageError(
-            f"what float16 does to a score is measured on known rows, and this model knows "
-            f"{n_known} of them, at least 10 are needed: export it with --precision fp32"
-        )
-    rng = np.random.default_rng([seed, 4])
-    order = rng.permutation(n_known)
-    n = min(_JUDGED, n_known // 5)
-    judged, rest = (torch.from_numpy(np.sort(part)) for part in (order[:n], order[n:]))
-    known = replace(
-        score, memory_rows=score.memory_rows[rest], memory_counts=score.memory_counts[rest]
-    )
-    session = open_rounded(build_row_scorer(known, FP16))
+    proto = onnx.load_from_string(model)
+    _round(proto.graph, frozenset())
+    return bytes(proto.SerializeToString(deterministic=True))
 
-    def nothing_new(rows: Tensor) -> Tensor:
-        return torch.zeros(len(rows), score.n_columns)
 
-    def exact(rows: Tensor) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = known.scores(rows, nothing_new(rows)).numpy()
-        return scores
+def _round(graph: GraphProto, outer: AbstractSet[str]) -> None:
+    half = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT16} | outer
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    nodes = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _round(attribute.g, frozenset(half))
+        kept = NodeProto()
+        kept.CopyFrom(node)
+        nodes.append(kept)
+        if _gives_half(node, half):
+            half.add(node.output[0])
+            nodes += _rounded(kept, node.output[0])
+    del graph.node[:]
+    graph.node.extend(nodes)
 
-    def rounded(rows: Tensor) -> NDArray[np.float32]:
-        feed = {"features": rows.numpy(), "surprise": nothing_new(rows).numpy()}
-        scores: NDArray[np.float32] = session.run(["score"], feed)[0][:, 0]
-        return scores
 
-    return agreement(exact, rounded, score.memory_rows[judged], rng)
+def _gives_half(node: NodeProto, half: AbstractSet[str]) -> bool:
+    """Whether a node gives float16; the networks have no node that takes it and gives another."""
+    if node.op_type == "Cast":
+        return any(a.name == "to" and a.i == TensorProto.FLOAT16 for a in node.attribute)
+    return any(name in half for name in node.input)
+
+
+def _rounded(node: NodeProto, name: str) -> list[NodeProto]:
+    """Have a node give float32, and round that to `name`."""
+    whole, short = f"{name}_unrounded", f"{name}_rounded"
+    back = helper.make_node("Cast", [short], [name], to=TensorProto.FLOAT)
+    if node.op_type == "Cast":  # the rounding itself
+        node.output[0] = short
+        return [back]
+    node.output[0] = whole
+    for attribute in node.attribute:  # a slope, a factor: CUDA takes it in the values' own type
+        if attribute.type == AttributeProto.FLOAT:
+            attribute.f = float(np.float16(attribute.f))
+    return [helper.make_node("Cast", [whole], [short], to=TensorProto.FLOAT16), back]

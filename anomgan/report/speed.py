@@ -151,8 +151,12 @@ def _where_cuda_wins(figures: Sequence[Figure]) -> str:
             continue
         slower = [n for n in sizes if rates[name, n] <= rates[OURS, n]]
         faster = [n for n in sizes if n > max(slower, default=0)]
-        where = f"from {_size(faster[0])} rows a call on" if faster else "in no size of call"
+        where = "in no size of call"
+        if faster:
+            where = f"from {_size(faster[0])} row{'s' if faster[0] > 1 else ''} a call on"
         words.append(f"{name} scores more rows a second than {OURS} {where}.")
+    if words:
+        words.append("The processor has the threads of this run, and `Scorer` takes all there are.")
     return " ".join(words)
 
 

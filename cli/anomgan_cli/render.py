@@ -377,12 +377,12 @@ def say_rounding(facts: Mapping[str, float]) -> None:
     """Say what float16 does to the scores."""
     change = 100.0 * (facts["auroc_fp16"] - facts["auroc_fp32"])
     say(
-        f"Networks in float16: scores of known rows that are left out change by "
-        f"{facts['p99_relative']:.1e} of themselves in 99 of 100 rows (rank correlation "
-        f"{facts['rank_correlation']:.6f}), and the AUROC with which they tell mixed rows from "
-        f"these by {change:+.3f} points of {100.0 * facts['auroc_fp32']:.2f}."
+        "Networks in float16, rounded as on a GPU: scores of known rows that are left out, and of "
+        f"mixtures of them, change by up to {facts['p99_relative']:.1e} of themselves in 99 of 100 "
+        f"(rank correlation {facts['rank_correlation']:.6f}), and those of rows far out by up to "
+        f"{facts['far_relative']:.1e}. The AUROC with which they tell mixtures from rows changes "
+        f"by {change:+.3f} points of {100.0 * facts['auroc_fp32']:.2f}."
     )
-    say("That is as a GPU rounds. A processor computes this graph in float32 all the same.")
 
 
 def write_inspection(manifest: Manifest, path: str, schema: Schema) -> None:

@@ -214,7 +214,7 @@ def _conclude(
             sys.stdout.write(f"{section.title}\n")
             sys.stdout.flush()
             table(section.headers, section.rows)
-            sys.stdout.write("\n")
+            sys.stdout.write(f"{section.note}\n\n" if section.note else "\n")
     failed = [f for f in figures if f.quantity == FAILED]
     for f in failed:
         say(f"Failed: {f.what}, {f.rows} rows, {f.columns} columns: {f.note}", "red")

@@ -29,8 +29,8 @@ PrecisionOption = Annotated[
     Precision,
     typer.Option(
         "--precision",
-        help="What the networks compute in. fp16 is for GPUs, which multiply it many times faster; "
-        "it changes scores a little, and how much is measured and said.",
+        help="What the networks compute in. fp16 is for GPUs that have units for it; it changes "
+        "scores a little, and how much is measured and said.",
     ),
 ]
 
