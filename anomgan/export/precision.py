@@ -72,5 +72,5 @@ leaves of all known rows fits into the cache."""
 FP16: Final = Precision(
     "fp16", TensorProto.FLOAT16, tile=2048, strip=2048, p99_relative=1e-2, max_relative=1e-1
 )
-"""For GPUs, which have units for products of float16, and room for thousands of rows at once. Scores
-differ by what float16 rounds."""
+"""For GPUs, which have units for products of float16, and room for thousands of rows at once.
+Scores differ by what float16 rounds."""

@@ -391,12 +391,23 @@ def test_rows_beyond_float16_are_refused(fitted: FittedModel) -> None:
         export_half(replace(fitted, score=score), created_at="now")
 
 
-def test_what_changes_too_much_far_out_is_refused(
-    fitted: FittedModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("limit", ["p99_relative", "max_relative"])
+def test_what_changes_too_much_is_refused(
+    fitted: FittedModel, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr("anomgan.export.half_loss.FP16", replace(FP16, max_relative=1e-5))
-    with pytest.raises(UsageError, match=r"rows far out by up to .*%.*--precision fp32"):
-        export_half(fitted, created_at="now")
+    """The 99th percentile on rows that are left out, and any row: the worst ones are far out."""
+    assert isinstance(fitted.score, FrozenScore)
+    loss = measure_half(fitted.score, 0)
+    assert loss.far_relative > loss.left_out.max_relative
+    found = {"p99_relative": loss.left_out.p99_relative, "max_relative": loss.far_relative}[limit]
+    for share, refused in ((0.99, True), (1.01, False)):
+        strict = replace(FP16, **{limit: share * found})
+        monkeypatch.setattr("anomgan.export.half_loss.FP16", strict)
+        if not refused:
+            assert measure_half(fitted.score, 0) == loss
+            continue
+        with pytest.raises(UsageError, match=r"float16 changes scores by .*--precision fp32"):
+            measure_half(fitted.score, 0)
 
 
 def test_weights_beyond_float16_are_refused(fitted: FittedModel) -> None:
