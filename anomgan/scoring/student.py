@@ -21,6 +21,9 @@ _MOST = 60.0
 """Logarithm of the most that a student's network lets a feature add: float32 ends at 88."""
 _NARROWEST = 1e-3
 """Half the width that a side of the box has at least, in standardised units."""
+_LOST = 6.0 * 2.0**-23
+"""What float32 may make of a distance of 0, as a share of the squared norm. At 99 of 100 known rows
+it was at most 4.3 units of 2^-23 on 23 tables of up to 100 features, and 5.4 with 500."""
 NEAREST = 1e-2
 """Added to the squared distance to the nearest centre, before its logarithm."""
 
@@ -76,9 +79,13 @@ def _network_from(net: FrozenNetwork, middle: Numbers, half: Numbers) -> FrozenN
 
 
 def _centres_from(centres: FrozenNetwork, middle: Numbers, half: Numbers) -> FrozenNetwork:
-    """Let the layer of centres take (x - middle) / half in place of x."""
+    """Let the layer of centres take (x - middle) / half in place of x.
+
+    Squared distances come out as much smaller as rounding may have made them larger: a row that is
+    a centre is then at distance 0, whatever rounding and in whatever order a product adds up.
+    """
     moved = centres.matrices[0].astype(np.float64) / 2.0 - middle[:, None]  # [d, centres]
-    norms = np.square(moved).sum(axis=0)
+    norms = np.square(moved).sum(axis=0) * (1.0 - _LOST)
     columns = (2.0 * half[:, None] * moved).astype(np.float32)
     return FrozenNetwork((columns,), (-norms.astype(np.float32),))
 

@@ -21,6 +21,7 @@ from anomgan.bundle import Bundle
 from anomgan.distillation import distil
 from anomgan.errors import ModelCorruptError, UsageError
 from anomgan.estimator import detector_class
+from anomgan.export import run_scorer
 from anomgan.fitting import FittedModel
 from anomgan.groups import GroupedCalibrator
 from anomgan.nets.arithmetic import FrozenNetwork
@@ -407,3 +408,17 @@ def test_a_model_whose_known_rows_all_calibrate_is_refused(fitted: FittedModel) 
     held_out = replace(fitted.held_out, own=torch.arange(len(own)))
     with pytest.raises(UsageError, match="none is left for a student to learn from"):
         distil(few, held_out)
+
+
+def test_rows_that_are_centres_are_at_no_distance_however_many_columns() -> None:
+    """Where squared norms are large, rounding alone put known rows up to half a unit away."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(700, 8)) @ rng.normal(size=(8, 400)) + 0.3 * rng.normal(size=(700, 400))
+    fitted = GANDetector(n_steps=20, random_state=0, device="cpu").fit(rows).model_
+    model, parity, facts = export_fast(fitted, created_at="now", n_steps=200)
+    assert facts["centres"] > 400.0  # known rows themselves
+    assert parity.p99_relative < 1e-5
+    found = run_scorer(model, _rows(rows[:300]))["score"].astype(float)
+    moved = rows[:300] * (1.0 + 1e-7)  # less than what float32 keeps of a cell
+    again = run_scorer(model, _rows(moved))["score"]
+    assert np.quantile(np.abs(again / found - 1.0), 0.99) < 1e-4
