@@ -262,7 +262,7 @@ def _growth(figures: Sequence[Figure]) -> list[Section]:
             names = list(dict.fromkeys(f.contender for f in shown))
             rows = [
                 (
-                    number(n),
+                    _size(n),
                     *(_cell(shown, axis, n, name) for name in names),
                     *_shares(shown, axis, n),
                 )
