@@ -123,19 +123,27 @@ def box_corners(score: FrozenScore, n: int) -> torch.Tensor:
     ValueError
         There is no box.
     """
-    if score.box is None:
-        raise ValueError("this score has no box")
-    low, high = score.box
+    low, high = _edges(score)
     drawn = torch.rand(n, len(low), generator=torch.Generator().manual_seed(0))
     return torch.where(drawn < 0.5, low, high)
 
 
 def farthest_corner(score: FrozenScore) -> NDArray[np.float64]:
-    """Largest magnitudes in the box, [d]."""
+    """Largest magnitudes in the box, float64 [d].
+
+    Raises
+    ------
+    ValueError
+        There is no box.
+    """
+    low, high = (edge.numpy().astype(np.float64) for edge in _edges(score))
+    return np.maximum(np.abs(low), np.abs(high))
+
+
+def _edges(score: FrozenScore) -> tuple[torch.Tensor, torch.Tensor]:
     if score.box is None:
         raise ValueError("this score has no box")
-    low, high = (edge.numpy().astype(np.float64) for edge in score.box)
-    return np.maximum(np.abs(low), np.abs(high))
+    return score.box
 
 
 def scaled_down(net: Network, at_most: NDArray[np.float64]) -> tuple[Network, tuple[float, ...]]:

@@ -9,8 +9,8 @@ from torch import Tensor
 __all__ = ["LEAST_EXPONENT", "exp_"]
 
 LEAST_EXPONENT: Final = -80.0
-"""exp(-80) is 2e-35. Below -87 a result is no normal number of float32 any more, and the processor
-takes ten times as long for it, even where it is 0 (seen with MKL)."""
+"""exp(-80) is 2e-35. Below -87 a result is no normal number of float32 any more, and takes far
+longer, even where it is 0 (seen with MKL)."""
 
 
 def exp_(x: Tensor) -> Tensor:

@@ -54,43 +54,29 @@ def export(
             "--fast and --precision fp16 are two scorers: the small network computes in float32; "
             "export one of them"
         )
-    if fast:
-        scorer = _fast(model, output, quiet=quiet)
-    elif precision is Precision.FP16:
-        scorer = _half(model, output, quiet=quiet)
+    if fast or precision is Precision.FP16:
+        scorer = _made(model, output, fast=fast, quiet=quiet)
     else:
         scorer = copy_scorer(model, output)
     if not quiet:
         say_interface(scorer, output)
 
 
-def _fast(model: str, output: str, *, quiet: bool) -> Scorer:
-    """Teach a student and write it."""
+def _made(model: str, output: str, *, fast: bool, quiet: bool) -> Scorer:
+    """Make another scorer of the model than it has, and write it."""
     from anomgan.bundle import Bundle
-    from anomgan.persistence import export_fast, load_fitted
+    from anomgan.persistence import export_fast, export_half, load_fitted
     from anomgan.serving.files import write_scorer
-    from anomgan_cli.render import say_student, training_progress
+    from anomgan_cli.render import say_rounding, say_student, training_progress
 
     created_at = Bundle.open(model).manifest.created_at
     fitted = load_fitted(model)
-    with training_progress(quiet=quiet) as progress:
-        graph, _, facts = export_fast(fitted, created_at=created_at, progress=progress)
+    if fast:
+        with training_progress(quiet=quiet) as progress:
+            graph, _, facts = export_fast(fitted, created_at=created_at, progress=progress)
+    else:
+        graph, _, facts = export_half(fitted, created_at=created_at)
     scorer = write_scorer(graph, output)
     if not quiet:
-        say_student(facts)
-    return scorer
-
-
-def _half(model: str, output: str, *, quiet: bool) -> Scorer:
-    """Write the scorer with networks in float16."""
-    from anomgan.bundle import Bundle
-    from anomgan.persistence import export_half, load_fitted
-    from anomgan.serving.files import write_scorer
-    from anomgan_cli.render import say_rounding
-
-    created_at = Bundle.open(model).manifest.created_at
-    graph, _, facts = export_half(load_fitted(model), created_at=created_at)
-    scorer = write_scorer(graph, output)
-    if not quiet:
-        say_rounding(facts)
+        (say_student if fast else say_rounding)(facts)
     return scorer
